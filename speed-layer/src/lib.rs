@@ -1,0 +1,1 @@
+//! The speed layer: tail of the log to deltas.
