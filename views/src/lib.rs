@@ -6,10 +6,12 @@
 //! columns the user asked for), [`stored`] (the bytes states are kept as), [`publish`] (what readers see).
 
 pub mod answer;
+pub mod avro;
 pub mod definition;
 pub mod error;
 pub mod fold;
 pub mod place;
+pub mod plan;
 pub mod publish;
 pub mod segment;
 pub mod source;

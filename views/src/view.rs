@@ -58,7 +58,11 @@ pub struct TimeColumn {
 #[derive(Debug, Clone)]
 pub(crate) struct Aggregate {
     pub(crate) function: Arc<AggregateFunctionExpr>,
+    /// The arguments, then what `ORDER BY` inside the aggregate orders by: accumulators order themselves.
+    pub(crate) arguments: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
+    /// How many columns its state has.
+    pub(crate) state_columns: usize,
 }
 
 /// A compiled view.
@@ -72,6 +76,9 @@ pub struct View {
     pub name: Arc<str>,
     /// The `SELECT`, as written.
     pub sql: String,
+    /// The `SELECT` with what is left open in it settled: aggregates that depend on order break ties by log order.
+    /// Plain SQL: run by DataFusion over all events, it gives what the view's answers must be equal to.
+    pub oracle_sql: String,
     /// The whole statement, as written.
     pub statement: String,
     /// Where it is defined: `file:line`.
