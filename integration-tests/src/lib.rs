@@ -1,1 +1,3 @@
-//! Promises kept by the whole.
+//! What tests of the whole are built from: real processes ([`process`]) and answers to compare.
+
+pub mod process;
