@@ -2,8 +2,22 @@
 //!
 //! Start with [`log`]: the port that every layer sees.
 
+pub mod archive;
+pub mod archiver;
+pub mod conformance;
+pub mod dead_letter;
+pub mod decode;
+pub mod durable_files;
+pub mod embedded;
+pub mod encode;
 pub mod error;
+pub mod faults;
+pub mod faulty_objects;
 pub mod log;
+pub mod registry;
+pub mod tiered;
 
+pub use embedded::{EmbeddedLog, EmbeddedOptions};
 pub use error::LogError;
+pub use faults::{FaultyLog, LogFaults};
 pub use log::{Content, EventLog, NewRecord, ReadLimit, Record, TopicSpec};

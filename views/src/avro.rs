@@ -173,7 +173,7 @@ impl Record {
 /// A message for the author of the schema: it does not parse, it is not a record, a field cannot be a column.
 pub fn source_schema(avro_json: &str) -> Result<SchemaRef, String> {
     let record = Record::parse(avro_json)?;
-    check_names(&record)?;
+    check_fields(&record)?;
     let decoded = record.decoded(&record).map_err(|e| blame(&record, |part| part.decoded(part)).unwrap_or(e))?;
     // A default must be one that the decoder can fill in for a writer that did not know the field.
     let bare = record.pruned(|field| field.default.is_none());
@@ -235,9 +235,13 @@ fn system_fields() -> [FieldRef; 5] {
     ]
 }
 
-fn check_names(record: &Record) -> Result<(), String> {
+fn check_fields(record: &Record) -> Result<(), String> {
+    // An event must take at least one byte: `arrow-avro` loses datums that take none.
     if record.fields.is_empty() {
         return Err(format!("{} has no fields", record.name.full));
+    }
+    if let Some(field) = record.fields.iter().find(|field| has_bare_null(&field.data)) {
+        return Err(format!("field {:?}: a null outside a union holds nothing, which no column can", field.name));
     }
     let mut seen: HashMap<String, &str> = HashMap::new();
     for field in &record.fields {
@@ -250,6 +254,20 @@ fn check_names(record: &Record) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether a `null` stands where it is the only value.
+fn has_bare_null(data: &Type) -> bool {
+    match data {
+        Type::Null => true,
+        Type::Array(inner) | Type::Map(inner) => has_bare_null(inner),
+        Type::Record(record) => record.fields.iter().any(|field| has_bare_null(&field.data)),
+        Type::Union(branches) => {
+            let alone = branches.len() == 1;
+            branches.iter().any(|branch| has_bare_null(branch) && (alone || !matches!(branch, Type::Null)))
+        }
+        _ => false,
+    }
 }
 
 /// `arrow-avro` does not say which field it refuses: finds the first that it refuses alone.
@@ -317,6 +335,9 @@ impl Tree {
                 };
                 Type::Decimal { precision: decimal.precision, scale: decimal.scale, fixed }
             }
+            ApacheSchema::Fixed(fixed) if fixed.size == 0 => {
+                return Err(format!("{path}: the fixed {} has no bytes, which no column can", fixed.name));
+            }
             ApacheSchema::Fixed(fixed) => {
                 self.remember(&fixed.name, schema);
                 Type::Fixed(fixed_of(fixed))
@@ -354,6 +375,9 @@ impl Tree {
                     });
                 }
                 self.open.remove(&name.full);
+                if fields.is_empty() && depth > 0 {
+                    return Err(format!("{path}: the record {} has no fields, which no column can", name.full));
+                }
                 Type::Record(Record { name, fields })
             }
             ApacheSchema::Ref { name } => {
