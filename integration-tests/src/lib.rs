@@ -1,3 +1,8 @@
-//! What tests of the whole are built from: real processes ([`process`]) and answers to compare.
+//! What tests of the whole are built from: real processes ([`process`]), and a whole Tidemark in one process ([`world`]) with
+//! [`parts`] that can be cut off at any moment, random [`events`], and the [`truth`] to compare answers with.
 
+pub mod events;
+pub mod parts;
 pub mod process;
+pub mod truth;
+pub mod world;

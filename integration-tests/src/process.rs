@@ -35,7 +35,8 @@ impl Process {
     ///
     /// When it does not become ready within two minutes; with what it wrote.
     pub fn start(app: &Path, data: &Path, arguments: &[&str]) -> Process {
-        Self::try_start(app, data, arguments).unwrap_or_else(|written| panic!("tidemark did not become ready:\n{written}"))
+        Self::try_start(app, data, arguments)
+            .unwrap_or_else(|written| panic!("tidemark did not become ready:\n{written}"))
     }
 
     /// The same, for starts that are expected to fail.

@@ -1,1 +1,24 @@
 //! The one binary: settings, wiring, subcommands.
+//!
+//! [`command_line`] is what users type; [`run`] plugs all layers together in one process. The other commands talk to that
+//! process over HTTP, by [`client`]. [`generator`] makes up traffic for the demo, tests and benches.
+
+pub mod application;
+pub mod batch;
+pub mod check;
+pub mod client;
+pub mod command_line;
+pub mod demo;
+pub mod failure;
+pub mod generator;
+pub mod input;
+pub mod load;
+pub mod metrics;
+pub mod ports;
+pub mod query;
+pub mod run;
+pub mod settings;
+pub mod table;
+pub mod units;
+pub mod verify;
+pub mod watched_log;

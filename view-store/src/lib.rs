@@ -1,11 +1,17 @@
 //! The view store: where both layers write their states and the serving layer reads them.
 //!
-//! [`store`] is the port and its promises.
+//! [`store`] is the port and its promises; [`embedded`] keeps it on one machine; [`conformance`] checks the promises of any
+//! backend, and [`faults`] makes one fail, for simulations.
 
+pub mod conformance;
+pub mod embedded;
 pub mod error;
+pub mod faults;
 pub mod store;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
+pub use faults::{FaultRates, FaultyStore};
 pub use store::{
     DeltaWrite, KeyRange, Origin, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore, WriteOutcome,
 };

@@ -150,7 +150,13 @@ pub trait ViewStore: Send + Sync + 'static {
     /// The states written so far for some groups of a segment. Groups without one are left out.
     ///
     /// `groups`: a batch whose first columns are the view's group columns.
-    async fn deltas(&self, view: &Arc<View>, segment: &SegmentId, marker: u64, groups: &RecordBatch) -> Result<RecordBatch>;
+    async fn deltas(
+        &self,
+        view: &Arc<View>,
+        segment: &SegmentId,
+        marker: u64,
+        groups: &RecordBatch,
+    ) -> Result<RecordBatch>;
 
     /// Writes deltas and moves the progress, in one step.
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome>;

@@ -33,6 +33,21 @@ pub enum Unit {
     Nanos,
 }
 
+impl Unit {
+    /// Which timestamps are accepted: those of the years 1678 to 2261. Avro's milliseconds and microseconds reach much
+    /// further, but DataFusion bins and truncates times as nanoseconds in 64 bits: one event beyond them would make every view
+    /// with tiles fail.
+    pub fn accepted(self) -> std::ops::RangeInclusive<i64> {
+        let per_second: i64 = match self {
+            Self::Millis => 1_000,
+            Self::Micros => 1_000_000,
+            Self::Nanos => 1_000_000_000,
+        };
+        // 1678-01-01T00:00:00Z and the moment before 2262-01-01T00:00:00Z.
+        -9_214_560_000 * per_second..=9_214_646_400 * per_second - 1
+    }
+}
+
 /// The name of a named type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeName {

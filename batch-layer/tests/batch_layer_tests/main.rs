@@ -1,1 +1,15 @@
-//! Tests of this crate.
+//! Tests of this crate, on embedded parts.
+
+mod comparing;
+mod killed;
+mod markers;
+mod memory_log;
+mod missing;
+mod racing;
+mod repeats;
+mod runs;
+mod spilling;
+mod system;
+mod tiles;
+mod timer;
+mod unhappy_views;

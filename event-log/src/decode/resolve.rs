@@ -10,7 +10,7 @@
 //! (milliseconds read as microseconds are wrong by a thousand, and nobody would notice).
 
 use datafusion::arrow::datatypes::i256;
-use views::avro::{Enum, Fixed, Record, Type, TypeName};
+use views::avro::{Enum, Fixed, Record, Type, TypeName, Unit};
 
 use crate::encode::path::Problem;
 use crate::encode::value::default_bytes;
@@ -150,6 +150,8 @@ enum Step {
     Boolean,
     Int,
     Long,
+    /// A long between these, both included.
+    Timestamp(i64, i64),
     Float,
     Double,
     Bytes,
@@ -271,6 +273,12 @@ impl Step {
             },
             Self::Int => _ = get_int(input).ok_or_else(cut_short)?,
             Self::Long => _ = get_long(input).ok_or_else(cut_short)?,
+            Self::Timestamp(least, most) => {
+                let value = get_long(input).ok_or_else(cut_short)?;
+                if value < *least || value > *most {
+                    return fail(format!("the timestamp {value} is not within the years 1678 to 2261"));
+                }
+            }
             Self::Float => _ = get_exact(input, 4).ok_or_else(cut_short)?,
             Self::Double => _ = get_exact(input, 8).ok_or_else(cut_short)?,
             Self::Fixed(size) => _ = get_exact(input, *size).ok_or_else(cut_short)?,
@@ -589,9 +597,10 @@ impl Planner {
             // An int is written as a long is.
             | (Type::Int, Type::Long) => Some(Step::Int),
             (Type::Long | Type::TimeMicros | Type::Timestamp { .. }, Type::Long)
-            | (Type::Long, Type::TimeMicros | Type::Timestamp { .. })
+            | (Type::Long, Type::TimeMicros)
             | (Type::TimeMicros, Type::TimeMicros) => Some(Step::Long),
-            (Type::Timestamp { .. }, Type::Timestamp { .. }) if writer == reader => Some(Step::Long),
+            (Type::Long, Type::Timestamp { unit, .. }) => Some(timestamp(*unit)),
+            (Type::Timestamp { .. }, Type::Timestamp { unit, .. }) if writer == reader => Some(timestamp(*unit)),
             (Type::Float, Type::Float) => Some(Step::Float),
             (Type::Double, Type::Double) => Some(Step::Double),
             (Type::Bytes | Type::Decimal { fixed: None, .. }, Type::Bytes) => Some(Step::Bytes),
@@ -641,6 +650,11 @@ impl Planner {
             _ => Err(Problem::new(format!("{} cannot be read as {}", name(writer), name(reader)))),
         }
     }
+}
+
+fn timestamp(unit: Unit) -> Step {
+    let allowed = unit.accepted();
+    Step::Timestamp(*allowed.start(), *allowed.end())
 }
 
 fn decimal(precision: usize, size: Option<usize>) -> Result<Step, Problem> {

@@ -237,8 +237,11 @@ fn leaf(data: &Type, json: &Json<'_>, out: &mut Vec<u8>) -> Result<(), Problem> 
         (Type::Int | Type::Date, Json::Number(text)) if is_integer(text) => {
             put_long(out, text.parse::<i32>().map_err(|_| out_of_range())?.into());
         }
-        (Type::Long | Type::Timestamp { .. }, Json::Number(text)) if is_integer(text) => {
+        (Type::Long, Json::Number(text)) if is_integer(text) => {
             put_long(out, text.parse().map_err(|_| out_of_range())?);
+        }
+        (Type::Timestamp { unit, .. }, Json::Number(text)) if is_integer(text) => {
+            put_timestamp(out, text.parse().ok(), *unit, json)?;
         }
         (Type::Float, Json::Number(text)) => {
             let value: f32 = text.parse().map_err(|_| wrong())?;
@@ -286,7 +289,7 @@ fn leaf(data: &Type, json: &Json<'_>, out: &mut Vec<u8>) -> Result<(), Problem> 
         (Type::TimeMicros, Json::String(text)) => put_long(out, clock_nanos(text).ok_or_else(wrong)? / 1_000),
         (Type::Timestamp { unit, local }, Json::String(text)) => {
             let time = if *local { local_time(text) } else { rfc3339(text) }.ok_or_else(wrong)?;
-            put_long(out, since_epoch(time, *unit).ok_or_else(out_of_range)?);
+            put_timestamp(out, since_epoch(time, *unit), *unit, json)?;
         }
         (Type::Decimal { precision, scale, fixed }, Json::Number(_) | Json::String(_)) => {
             let text = match json {
@@ -339,6 +342,14 @@ fn rfc3339(text: &str) -> Option<NaiveDateTime> {
 
 fn local_time(text: &str) -> Option<NaiveDateTime> {
     NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok()
+}
+
+fn put_timestamp(out: &mut Vec<u8>, time: Option<i64>, unit: Unit, json: &Json<'_>) -> Result<(), Problem> {
+    let Some(time) = time.filter(|time| unit.accepted().contains(time)) else {
+        return Err(Problem::new(format!("{} is not within the years 1678 to 2261", json.shown())));
+    };
+    put_long(out, time);
+    Ok(())
 }
 
 /// Digits finer than the unit are cut off, towards the past.

@@ -215,7 +215,17 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         r#"{"type":"long","logicalType":"timestamp-nanos"}"#,
         r#""2526-11-20T10:00:00Z""#,
-        r#""2526-11-20T10:00:00Z" is out of range for a timestamp (RFC 3339, or nanoseconds since 1970)"#,
+        r#""2526-11-20T10:00:00Z" is not within the years 1678 to 2261"#,
+    ),
+    (
+        r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+        r#""9999-01-01T00:00:00Z""#,
+        r#""9999-01-01T00:00:00Z" is not within the years 1678 to 2261"#,
+    ),
+    (
+        r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+        "9223372036854775807",
+        "9223372036854775807 is not within the years 1678 to 2261",
     ),
     (
         r#"{"type":"long","logicalType":"local-timestamp-millis"}"#,

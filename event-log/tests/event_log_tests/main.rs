@@ -1,15 +1,15 @@
 //! Tests of this crate.
 
 mod archive;
-mod archiver;
-mod clicks;
-mod embedded;
-mod faults;
-mod tiered;
 mod archive_scan;
+mod archiver;
+mod avro_schema;
+mod clicks;
 mod decode;
+mod embedded;
 mod encode;
 mod events;
-mod registry;
+mod faults;
 mod oracle;
-mod avro_schema;
+mod registry;
+mod tiered;

@@ -1,1 +1,4 @@
 //! Tests of the whole.
+
+mod command_line;
+mod settings;

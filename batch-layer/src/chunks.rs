@@ -1,0 +1,59 @@
+//! Chunks that own no more memory than they show.
+//!
+//! A fold gives its states as one batch, which is handed on in slices. A sort counts the memory that a chunk keeps
+//! alive, and so would count the whole batch once for every slice, and spill after each. Copying the slices costs less.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::{StreamExt, stream};
+
+/// The same rows as `input`, in chunks of their own.
+pub(crate) fn owned(input: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let stream = |partition| {
+        let (input, schema) = (input.clone(), input.schema());
+        Arc::new(OwnedChunks { input, partition, schema }) as Arc<dyn PartitionStream>
+    };
+    let streams = (0..input.output_partitioning().partition_count()).map(stream).collect();
+    Ok(Arc::new(StreamingTableExec::try_new(input.schema(), streams, None, [], false, None)?))
+}
+
+struct OwnedChunks {
+    input: Arc<dyn ExecutionPlan>,
+    partition: usize,
+    schema: SchemaRef,
+}
+
+impl fmt::Debug for OwnedChunks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} of {}", self.partition, self.input.name())
+    }
+}
+
+impl PartitionStream for OwnedChunks {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let chunks = match self.input.execute(self.partition, context) {
+            Ok(chunks) => chunks.map(|chunk| copied(&chunk?)).boxed(),
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        };
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), chunks))
+    }
+}
+
+fn copied(chunk: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+    let rows = u32::try_from(chunk.num_rows()).map_err(|error| DataFusionError::Execution(error.to_string()))?;
+    Ok(take_record_batch(chunk, &UInt32Array::from_iter_values(0..rows))?)
+}

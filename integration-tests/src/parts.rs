@@ -1,0 +1,275 @@
+//! The parts a Tidemark is plugged together from, as a test needs them: opened, cut off at any moment, opened again.
+//!
+//! [`Parts`] is a factory: what it opens is there again when it is opened again. [`EmbeddedParts`] keeps everything in a
+//! temporary folder; other kinds of parts (real servers) are other implementations, and the same tests run on them.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use event_log::embedded::{Host, Machine};
+use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
+use event_log::{EmbeddedLog, EmbeddedOptions, EventLog};
+use futures::stream::BoxStream;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use tempfile::TempDir;
+use view_store::error::Result;
+use view_store::{
+    DeltaWrite, EmbeddedStore, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+};
+use views::{Published, SegmentId, TopicPartition, View};
+
+/// No test waits longer than this for something that must happen.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The opened parts of one process.
+pub struct Ports {
+    /// The event log.
+    pub log: Arc<dyn EventLog>,
+    /// The schemas.
+    pub registry: Arc<dyn SchemaRegistry>,
+    /// Where the archive is.
+    pub objects: Arc<dyn ObjectStore>,
+    /// The view store.
+    pub store: Arc<dyn ViewStore>,
+}
+
+/// A kind of parts.
+#[async_trait]
+pub trait Parts: Send + Sync {
+    /// Opens everything, as a process does that starts. What was there before is there again. Waits until what an earlier
+    /// process of the same parts held is free.
+    async fn open(&self) -> Ports;
+
+    /// Removes the states while nothing is open: they are derived data.
+    async fn lose_states(&self);
+
+    /// A folder for what one process alone needs: spilled rows, seen ids.
+    fn scratch(&self) -> &Path;
+
+    /// The clock of whatever sets append times; `None` when it is not ours to set.
+    fn clock(&self) -> Option<&Arc<Clock>>;
+}
+
+/// A clock that a test moves. It never stands still, and never goes back.
+#[derive(Debug)]
+pub struct Clock(AtomicI64);
+
+impl Clock {
+    /// Microseconds since the epoch: a microsecond later at each look.
+    pub fn now(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Moves it forward.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_micros()).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// The machine, with a clock of the test's.
+struct Clocked(Arc<Clock>);
+
+impl Host for Clocked {
+    fn now(&self) -> i64 {
+        self.0.now()
+    }
+
+    fn salt(&self) -> u32 {
+        Machine.salt()
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        Machine.write(file, bytes, at)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        Machine.sync(file)
+    }
+
+    fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
+        Machine.truncate(file, length)
+    }
+}
+
+/// The embedded parts, in a temporary folder.
+pub struct EmbeddedParts {
+    folder: TempDir,
+    clock: Arc<Clock>,
+    /// How long a file of the log may become: small ones, so that the log can let go of some.
+    file_bytes: u64,
+}
+
+impl EmbeddedParts {
+    /// New, empty parts.
+    ///
+    /// # Panics
+    ///
+    /// When there is no place for temporary files.
+    pub fn new() -> Self {
+        let folder = temporary_folder();
+        // 2026-11-20T10:00:00Z: the append time of the first record.
+        let clock = Arc::new(Clock(AtomicI64::new(1_795_168_800_000_000)));
+        Self { folder, clock, file_bytes: 2048 }
+    }
+
+    /// The folder of the view store.
+    pub fn views(&self) -> PathBuf {
+        self.folder.path().join("views")
+    }
+}
+
+impl Default for EmbeddedParts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A temporary folder, in memory where the system has a place for that: nothing here is about power cuts, and hundreds of
+/// histories would wait for the disk most of the time.
+///
+/// # Panics
+///
+/// When there is no place for temporary files.
+pub fn temporary_folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+    made.or_else(|_| TempDir::new()).expect("a temporary folder")
+}
+
+#[async_trait]
+impl Parts for EmbeddedParts {
+    async fn open(&self) -> Ports {
+        let folder = self.folder.path();
+        let options = EmbeddedOptions {
+            fsync: false,
+            file_bytes: self.file_bytes,
+            recent_bytes: 64 << 10,
+            host: Arc::new(Clocked(self.clock.clone())),
+        };
+        let log = when_free("the log", || EmbeddedLog::open(folder.join("log"), options.clone())).await;
+        let registry = when_free("the registry", || EmbeddedRegistry::open(folder.join("registry"))).await;
+        let archive = folder.join("archive");
+        std::fs::create_dir_all(&archive).expect("a folder for the archive");
+        let objects = LocalFileSystem::new_with_prefix(&archive).expect("the archive's folder");
+        let small = view_store::EmbeddedOptions {
+            cache_bytes: 4 << 20,
+            write_buffer_bytes: 8 << 20,
+            memtable_bytes: 4 << 20,
+            workers: 1,
+            ..Default::default()
+        };
+        let store = when_free("the view store", || EmbeddedStore::open(&self.views(), small.clone())).await;
+        Ports { log: Arc::new(log), registry: Arc::new(registry), objects: Arc::new(objects), store: Arc::new(store) }
+    }
+
+    async fn lose_states(&self) {
+        when_free("the view store", || match std::fs::remove_dir_all(self.views()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
+    fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn clock(&self) -> Option<&Arc<Clock>> {
+        Some(&self.clock)
+    }
+}
+
+/// Opens something that an earlier owner, already told to go, may still hold for a moment. The lock of a file can only be
+/// tried again and again.
+///
+/// # Panics
+///
+/// When that does not work out in time.
+pub async fn when_free<T, E: std::fmt::Display>(what: &str, open: impl Fn() -> std::result::Result<T, E>) -> T {
+    let started = Instant::now();
+    loop {
+        match open() {
+            Ok(opened) => return opened,
+            Err(error) if started.elapsed() > PATIENCE => panic!("{what}: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// A view store that can be cut off: from then on every call fails, as all calls of a process do that was killed.
+pub struct Severable {
+    store: Arc<dyn ViewStore>,
+    is_cut: AtomicBool,
+}
+
+impl Severable {
+    /// The store, not cut off yet.
+    pub fn new(store: Arc<dyn ViewStore>) -> Self {
+        Self { store, is_cut: AtomicBool::new(false) }
+    }
+
+    /// Lets no further call through.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    fn through(&self) -> Result<&dyn ViewStore> {
+        if self.is_cut.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("any call", "the process is gone"));
+        }
+        Ok(self.store.as_ref())
+    }
+}
+
+#[async_trait]
+impl ViewStore for Severable {
+    async fn published(&self) -> Result<Option<Published>> {
+        self.through()?.published().await
+    }
+
+    async fn read(&self, view: &Arc<View>, range: &KeyRange) -> Result<ViewRead> {
+        self.through()?.read(view, range).await
+    }
+
+    async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress> {
+        self.through()?.progress(view, partition).await
+    }
+
+    async fn deltas(
+        &self,
+        view: &Arc<View>,
+        segment: &SegmentId,
+        marker: u64,
+        groups: &RecordBatch,
+    ) -> Result<RecordBatch> {
+        self.through()?.deltas(view, segment, marker, groups).await
+    }
+
+    async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {
+        self.through()?.write_deltas(write).await
+    }
+
+    async fn write_generation(
+        &self,
+        view: &Arc<View>,
+        generation: u64,
+        rows: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<u64> {
+        self.through()?.write_generation(view, generation, rows).await
+    }
+
+    async fn publish(&self, next: &Published) -> Result<PublishOutcome> {
+        self.through()?.publish(next).await
+    }
+
+    async fn retire(&self, views: &[Arc<View>]) -> Result<()> {
+        self.through()?.retire(views).await
+    }
+}

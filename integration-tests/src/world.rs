@@ -1,0 +1,558 @@
+//! A whole Tidemark in one process, assembled from parts like `tidemark run` does it, whose layers can be stopped, crashed
+//! and started again at any moment, with faults from a seed in every port.
+//!
+//! A [`World`] outlives its processes: [`World::start`] opens the parts and starts the layers, [`World::kill`] ends them
+//! in the middle of whatever they do, [`World::stop`] gracefully. What the world knows about the log ([`Truth`]) stays.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use batch_layer::{BatchError, BatchLayer, NoProgress, RunReport};
+use event_log::archive::Archive;
+use event_log::archiver::{Archiver, ArchiverOptions};
+use event_log::encode::{EventEncoder, partition_for, value_subject};
+use event_log::faulty_objects::{FaultyObjects, ObjectFaults};
+use event_log::tiered::TieredLog;
+use event_log::{Content, EventLog, FaultyLog, LogError, LogFaults, TopicSpec};
+use futures::StreamExt as _;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use speed_layer::{SpeedLayer, SpeedSettings};
+use tidemark::ports::DeadLetters;
+use view_store::{FaultRates, FaultyStore, KeyRange, ViewStore};
+use views::{Application, ApplicationFile, Fold, Offset, Position, Published, TopicPartition, View};
+
+use crate::events::Event;
+use crate::parts::{PATIENCE, Parts, Ports, Severable, when_free};
+use crate::truth::{Truth, difference};
+
+/// How likely what goes wrong is, in every port.
+#[derive(Debug, Clone, Copy)]
+pub struct Faults {
+    /// In the event log.
+    pub log: LogFaults,
+    /// In the archive.
+    pub objects: ObjectFaults,
+    /// In the view store.
+    pub store: FaultRates,
+}
+
+impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Self {
+        Self { log: LogFaults::NONE, objects: ObjectFaults::default(), store: FaultRates::NONE }
+    }
+
+    /// About one call in `n` goes wrong each way it can, and some take a little longer.
+    pub fn one_in(n: u32) -> Self {
+        let rate = 1.0 / f64::from(n);
+        let (delay, longest_delay) = (0.1, Duration::from_millis(1));
+        Self {
+            log: LogFaults {
+                error: rate,
+                lost_acknowledgement: rate,
+                partial_append: rate,
+                short_read: 0.2,
+                delay,
+                longest_delay,
+            },
+            objects: ObjectFaults { fails: rate, lost: rate, slow: delay, slowness: longest_delay },
+            store: FaultRates { delay, longest_delay, ..FaultRates::one_in(n) },
+        }
+    }
+}
+
+/// What one process has open and running.
+pub struct Running {
+    /// The ports without faults: what a test looks through.
+    pub plain: Ports,
+    /// The log as a test reads it: whole, and without faults.
+    pub whole_log: Arc<dyn EventLog>,
+    /// The log as layers see it: with faults, and what it let go of from the archive.
+    pub log: Arc<dyn EventLog>,
+    /// The view store as layers see it.
+    pub store: Arc<dyn ViewStore>,
+    /// The archiver.
+    pub archiver: Arc<Archiver>,
+    /// Two batch layers of one application.
+    pub batch: [Arc<BatchLayer>; 2],
+    archive: Arc<Archive>,
+    faulty_log: Arc<FaultyLog>,
+    faulty_objects: Arc<FaultyObjects>,
+    faulty_store: Arc<FaultyStore>,
+    severable: Arc<Severable>,
+    /// Owners of the same partitions, each with a number that names its folder.
+    speed: BTreeMap<u32, Arc<SpeedLayer>>,
+}
+
+/// One moment of a view.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The rows, `HAVING` applied.
+    pub rows: RecordBatch,
+    /// How far they reach.
+    pub position: Position,
+    /// The generation in them.
+    pub published: Option<Published>,
+}
+
+/// A Tidemark.
+pub struct World {
+    /// What it is made from.
+    pub parts: Arc<dyn Parts>,
+    /// Its sources and views.
+    pub application: Arc<Application>,
+    /// What it must answer.
+    pub truth: Truth,
+    /// What was published last, as far as it was seen.
+    pub visible: Option<Published>,
+    running: Option<Running>,
+    encoders: BTreeMap<u32, EventEncoder>,
+}
+
+/// Compiles an application.
+///
+/// # Panics
+///
+/// With its problems.
+pub fn compile(files: &[(&str, String)]) -> Application {
+    let file = |(path, text): &(&str, String)| ApplicationFile { path: (*path).to_owned(), text: text.clone() };
+    let files: Vec<ApplicationFile> = files.iter().map(file).collect();
+    Application::compile(&files).unwrap_or_else(|problems| panic!("{problems:#?}\n{files:?}"))
+}
+
+impl World {
+    /// Nothing runs yet.
+    pub fn new(parts: Arc<dyn Parts>, application: Application) -> Self {
+        Self {
+            parts,
+            application: Arc::new(application),
+            truth: Truth::default(),
+            visible: None,
+            running: None,
+            encoders: BTreeMap::new(),
+        }
+    }
+
+    /// What runs.
+    ///
+    /// # Panics
+    ///
+    /// When nothing does.
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("the process runs")
+    }
+
+    fn running_mut(&mut self) -> &mut Running {
+        self.running.as_mut().expect("the process runs")
+    }
+
+    /// Opens the parts and starts all layers, as a process does. `seed` decides the faults.
+    ///
+    /// # Panics
+    ///
+    /// When something cannot be started.
+    pub async fn start(&mut self, faults: Faults, seed: u64) {
+        assert!(self.running.is_none(), "one process at a time");
+        let plain = self.parts.open().await;
+        let mut topics = Vec::new();
+        for source in &self.application.sources {
+            let (name, segment_records) = (source.name.to_string(), source.segment_records);
+            // Partitions that were added by hand stay.
+            let there = plain.log.bounds(&name).await.map_or(0, |bounds| bounds.len() as u32);
+            let topic = TopicSpec { name, partitions: source.partitions.max(there), segment_records };
+            plain.log.create_topic(&topic).await.expect("the topic");
+            topics.push(topic);
+            let letters = TopicSpec { name: source.dead_letter_topic(), partitions: 1, segment_records: 1 << 20 };
+            plain.log.create_topic(&letters).await.expect("the topic of dead letters");
+            plain.registry.register(&value_subject(&source.name), &source.avro).await.expect("the schema");
+        }
+        let faulty_log = Arc::new(FaultyLog::new(plain.log.clone(), seed, faults.log));
+        let faulty_objects = Arc::new(FaultyObjects::new(plain.objects.clone(), faults.objects, seed));
+        let faulty_store = Arc::new(FaultyStore::new(plain.store.clone(), seed, faults.store));
+        let severable = Arc::new(Severable::new(faulty_store.clone()));
+        let store: Arc<dyn ViewStore> = severable.clone();
+        let archive = Arc::new(Archive::new(faulty_objects.clone(), ""));
+        let log: Arc<dyn EventLog> = Arc::new(TieredLog::new(faulty_log.clone(), archive.clone()));
+        let whole_log: Arc<dyn EventLog> =
+            Arc::new(TieredLog::new(plain.log.clone(), Arc::new(Archive::new(plain.objects.clone(), ""))));
+        let clock = self.parts.clock().cloned();
+        let archiver = Arc::new(Archiver::start(
+            faulty_log.clone(),
+            archive.clone(),
+            plain.registry.clone(),
+            topics,
+            ArchiverOptions {
+                retention: self.application.sources.iter().map(|it| (it.name.to_string(), it.retention)).collect(),
+                wait: Duration::from_millis(20),
+                backoff: Duration::from_millis(1)..=Duration::from_millis(5),
+                clock: Arc::new(move || {
+                    clock.as_ref().map_or_else(|| chrono::Utc::now().timestamp_micros(), |clock| clock.now())
+                }),
+                ..ArchiverOptions::default()
+            },
+        ));
+        let batch = ["one", "two"].map(|name| {
+            let mut settings = batch_layer::Settings::new(self.parts.scratch().join("spill").join(name));
+            settings.target_partitions = 2;
+            settings.batch_rows = 64;
+            let views = self.application.views.clone();
+            let (log, registry) = (log.clone(), plain.registry.clone());
+            let layer =
+                BatchLayer::new(log, archive.clone(), registry, store.clone(), views, archiver.clone(), settings);
+            Arc::new(layer.expect("a batch layer"))
+        });
+        self.running = Some(Running {
+            plain,
+            whole_log,
+            log,
+            store,
+            archiver,
+            batch,
+            archive,
+            faulty_log,
+            faulty_objects,
+            faulty_store,
+            severable,
+            speed: BTreeMap::new(),
+        });
+        self.start_speed(0).await;
+    }
+
+    /// Starts a speed layer in the folder that belongs to `owner`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started, or runs already.
+    pub async fn start_speed(&mut self, owner: u32) {
+        let views = self.application.views.clone();
+        let folder = self.parts.scratch().join(format!("dedupe {owner}"));
+        let running = self.running_mut();
+        assert!(!running.speed.contains_key(&owner), "an owner runs once");
+        let layer = when_free("the folder of seen ids", || {
+            let registry = running.plain.registry.clone();
+            SpeedLayer::start(
+                running.log.clone(),
+                registry.clone(),
+                running.store.clone(),
+                views.clone(),
+                Arc::new(DeadLetters { log: running.log.clone(), registry }),
+                quick(),
+                folder.clone(),
+            )
+        });
+        let layer = layer.await;
+        running.speed.insert(owner, Arc::new(layer));
+    }
+
+    /// Whether this owner runs.
+    pub fn has_speed(&self, owner: u32) -> bool {
+        self.running.as_ref().is_some_and(|running| running.speed.contains_key(&owner))
+    }
+
+    /// The speed layer of an owner, if it runs.
+    pub fn speed(&self, owner: u32) -> Option<&Arc<SpeedLayer>> {
+        self.running().speed.get(&owner)
+    }
+
+    /// Ends a speed layer: gracefully, or without waiting for it.
+    pub async fn end_speed(&mut self, owner: u32, gracefully: bool) {
+        let Some(layer) = self.running_mut().speed.remove(&owner) else { return };
+        if gracefully && let Ok(layer) = Arc::try_unwrap(layer) {
+            layer.shutdown().await;
+        }
+    }
+
+    /// Ends the process in the middle of whatever it does: nothing it still tries reaches the parts.
+    pub fn kill(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        running.severable.cut();
+        running.faulty_log.set_faults(LogFaults { error: 1.0, ..LogFaults::NONE });
+        running.faulty_objects.set_faults(ObjectFaults { fails: 1.0, ..ObjectFaults::default() });
+    }
+
+    /// Ends the process gracefully.
+    pub async fn stop(&mut self) {
+        let owners: Vec<u32> = self.running().speed.keys().copied().collect();
+        for owner in owners {
+            self.end_speed(owner, true).await;
+        }
+        self.running().archiver.stop().await;
+        self.running = None;
+    }
+
+    /// From now on nothing goes wrong.
+    pub fn heal(&self) {
+        let running = self.running();
+        running.faulty_log.set_faults(LogFaults::NONE);
+        running.faulty_objects.set_faults(ObjectFaults::default());
+        running.faulty_store.calm();
+    }
+
+    /// How many faults there were in the log and the view store.
+    pub fn injected(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.faulty_log.injected() + running.faulty_store.faults())
+    }
+
+    /// Appends events, written with version `version` of the schema, through the log with its faults. Those with a key go where
+    /// it says, the others to `spare`. Returns what became of each partition's part.
+    ///
+    /// # Panics
+    ///
+    /// When an event cannot be encoded.
+    pub async fn append(
+        &mut self,
+        topic: &str,
+        spare: u32,
+        version: u32,
+        events: &[Arc<Event>],
+    ) -> Vec<(TopicPartition, Vec<Content>, Result<Range<Offset>, LogError>)> {
+        let partitions = self.running().plain.log.bounds(topic).await.expect("the topic").len() as u32;
+        let source = self.application.source(topic).expect("a source").clone();
+        if !self.encoders.contains_key(&version) {
+            let schema = crate::events::schema(version);
+            let id = self.running().plain.registry.register(&value_subject(topic), &schema).await.expect("the schema");
+            let source = views::Source { avro: schema.into(), ..source.as_ref().clone() };
+            self.encoders.insert(version, EventEncoder::new(&source, id).expect("an encoder"));
+        }
+        let mut parts: BTreeMap<u32, Vec<Content>> = BTreeMap::new();
+        for event in events {
+            let json = event.json();
+            let encoded = self.encoders[&version].json(&json);
+            let encoded = encoded.unwrap_or_else(|no| panic!("{}: {}", no.reason, String::from_utf8_lossy(&json)));
+            self.truth.sends(&encoded.value, event.clone());
+            let partition = encoded.key.as_ref().map_or(spare % partitions, |key| partition_for(key, partitions));
+            parts.entry(partition).or_default().push(Content::Event { key: encoded.key, value: encoded.value });
+        }
+        let mut outcomes = Vec::new();
+        for (number, records) in parts {
+            let partition = TopicPartition::new(topic, number);
+            let outcome = self.deliver(&partition, &records).await;
+            outcomes.push((partition, records, outcome));
+        }
+        outcomes
+    }
+
+    /// Appends records that are ready. Also the way to deliver some again.
+    ///
+    /// # Errors
+    ///
+    /// The log's: nothing is known about the outcome.
+    pub async fn deliver(
+        &mut self,
+        partition: &TopicPartition,
+        records: &[Content],
+    ) -> Result<Range<Offset>, LogError> {
+        let range = self.running().faulty_log.append(partition, records.to_vec()).await?;
+        assert_eq!(range.end - range.start, records.len() as u64, "every record has an offset of its own");
+        let values = records.iter().filter_map(|record| match record {
+            Content::Event { value, .. } => Some(value.clone()),
+            Content::Marker(_) => None,
+        });
+        self.truth.acknowledged(partition, range.start, values);
+        Ok(range)
+    }
+
+    /// Adds partitions to a topic.
+    ///
+    /// # Panics
+    ///
+    /// When the log refuses.
+    pub async fn add_partitions(&self, topic: &str, partitions: u32) {
+        let segment_records = self.application.source(topic).expect("a source").segment_records;
+        let topic = TopicSpec { name: topic.to_owned(), partitions, segment_records };
+        self.running().plain.log.create_topic(&topic).await.expect("more partitions");
+        self.running().archiver.follow(&[topic]);
+    }
+
+    /// Lets the log let go of what is archived.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    pub async fn trim(&self, topic: &str) {
+        let running = self.running();
+        for number in 0..running.plain.log.bounds(topic).await.expect("bounds").len() {
+            let partition = TopicPartition::new(topic, number as u32);
+            let sealed = running.archiver.sealed(&partition);
+            running.plain.log.trim(&partition, sealed).await.expect("trimmed");
+        }
+    }
+
+    /// A batch run by one of the two batch layers.
+    ///
+    /// # Errors
+    ///
+    /// The run's.
+    pub async fn batch_run(&self, layer: usize, full: bool) -> Result<RunReport, BatchError> {
+        self.running().batch[layer % 2].run(full, &NoProgress).await
+    }
+
+    /// What a view answers now, by the read path of the serving layer: states of one moment, merged, finalized.
+    ///
+    /// # Panics
+    ///
+    /// When the store cannot be read.
+    pub async fn see(&self, view: &Arc<View>, range: &KeyRange) -> Seen {
+        let mut read = self.running().plain.store.read(view, range).await.expect("a read");
+        let mut fold = Fold::new(view).expect("a fold");
+        while let Some(chunk) = read.rows.next().await {
+            fold.merge(&chunk.expect("rows").states).expect("states that merge");
+        }
+        let values = fold.take_values().expect("values");
+        let rows = view.finalize(&values).expect("finalized").rows;
+        Seen { rows, position: read.position, published: read.published }
+    }
+
+    /// Looks at a view and compares what it answers with the oracle at the position that the answer names.
+    ///
+    /// # Errors
+    ///
+    /// The difference.
+    ///
+    /// # Panics
+    ///
+    /// When what was acknowledged is not there, or what is published moved back.
+    pub async fn check(&mut self, view: &Arc<View>) -> Result<Seen, String> {
+        let seen = self.see(view, &KeyRange::default()).await;
+        self.watch_published().await;
+        let log = self.running().whole_log.clone();
+        self.truth.read_on(log.as_ref(), &view.source.name).await;
+        if let Some(published) = &seen.published {
+            let frontier = published.frontier.of_topic(&view.source.name);
+            assert!(
+                seen.position.covers(&frontier),
+                "{}: position {} lies before frontier {frontier}",
+                view.name,
+                seen.position
+            );
+        }
+        assert!(
+            self.truth.end().covers(&seen.position),
+            "{}: position {} lies past the log's end",
+            view.name,
+            seen.position
+        );
+        let expected = self.truth.oracle(view, &seen.position).await;
+        match difference(view, &seen.rows, &expected) {
+            None => Ok(seen),
+            Some(difference) => Err(format!(
+                "{} at {} with {:?}: {difference}\n{}",
+                view.name, seen.position, seen.published, view.statement
+            )),
+        }
+    }
+
+    /// Looks at what is published, and checks that it has not moved back since the last look.
+    ///
+    /// # Panics
+    ///
+    /// When it has.
+    pub async fn watch_published(&mut self) {
+        let now = self.running().plain.store.published().await.expect("what is published");
+        if let Some(before) = &self.visible {
+            let Some(now) = &now else { panic!("generation {} vanished", before.generation) };
+            assert!(now.generation >= before.generation, "{} became {}", before.generation, now.generation);
+            assert!(now.frontier.covers(&before.frontier), "{} moved back to {}", before.frontier, now.frontier);
+            assert!(now.generation > before.generation || now == before, "{before:?} changed to {now:?}");
+        }
+        self.visible = now;
+    }
+
+    /// Waits until the states of every view hold everything that is in the log.
+    ///
+    /// # Panics
+    ///
+    /// When that does not happen, or a view cannot be evaluated.
+    pub async fn settle(&mut self) {
+        let log = self.running().whole_log.clone();
+        let topics: Vec<Arc<str>> = self.application.sources.iter().map(|source| source.name.clone()).collect();
+        let mut end = Position::new();
+        for topic in topics {
+            self.truth.read_on(log.as_ref(), &topic).await;
+        }
+        for (partition, offset) in self.truth.end().iter() {
+            end.set(&partition, offset);
+        }
+        let running = self.running();
+        let speed = running.speed.values().next().expect("a speed layer runs").clone();
+        let mut written = speed.written();
+        for view in &self.application.views {
+            let end = end.of_topic(&view.source.name);
+            let reached = async {
+                loop {
+                    written.borrow_and_update();
+                    let nothing = KeyRange { after: Some(vec![255; 64]), ..KeyRange::default() };
+                    let read = running.plain.store.read(view, &nothing).await.expect("a read");
+                    if read.position.covers(&end) {
+                        break;
+                    }
+                    for status in speed.status() {
+                        let failed = status.views.get(&view.name).and_then(|view| view.failed.clone());
+                        assert!(failed.is_none(), "{} in {}: {failed:?}", view.name, status.partition);
+                    }
+                    written.changed().await.expect("the speed layer runs");
+                }
+            };
+            let reached = tokio::time::timeout(PATIENCE, reached).await;
+            assert!(reached.is_ok(), "{} never reached {end}: {:#?}", view.name, speed.status());
+        }
+    }
+
+    /// The archive as layers see it.
+    pub fn archive(&self) -> &Arc<Archive> {
+        &self.running().archive
+    }
+}
+
+/// Small reads, so that a few hundred records are many micro-batches, and no long waits after failures.
+fn quick() -> SpeedSettings {
+    SpeedSettings {
+        flush_interval: Duration::from_micros(200),
+        catch_up_interval: Duration::from_millis(2),
+        read_records: 17,
+        long_poll: Duration::from_millis(20),
+        close: 20,
+        discover_interval: Duration::from_millis(5),
+        retry_first: Duration::from_micros(50),
+        retry_most: Duration::from_millis(2),
+        ..SpeedSettings::default()
+    }
+}
+
+/// Drives `work` until it has been woken `polls` times, and drops it then: a task that dies at some await. `None` when it
+/// did.
+pub async fn dies_after<T>(polls: u32, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        work.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// The seed of a test: `TIDEMARK_SEED`, or a random one.
+pub fn seed() -> u64 {
+    let given = std::env::var("TIDEMARK_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| rand::rng().random())
+}
+
+/// A number from the environment.
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
+}
+
+/// Some random events.
+pub fn random_events(random: &mut StdRng, version: u32, most: usize) -> Vec<Arc<Event>> {
+    let count = random.random_range(1..=most);
+    (0..count).map(|_| Arc::new(Event::random(random, version))).collect()
+}

@@ -1,0 +1,28 @@
+//! `/healthz` and `/readyz`.
+
+use actix_web::HttpResponse;
+use serde_json::json;
+
+use super::{Shared, json};
+use crate::error::{Kind, Problem, Result};
+
+/// The process answers.
+pub async fn live() -> Result<HttpResponse> {
+    json(&json!({ "status": "alive" }))
+}
+
+/// The log and the view store answer, and the speed layer has folded what was in the log at the start.
+pub async fn ready(serving: Shared) -> Result<HttpResponse> {
+    let not_ready = |reason: String| Problem::new(Kind::Unavailable, reason);
+    serving.parts.log.topics().await.map_err(|error| not_ready(format!("the log does not answer: {error}")))?;
+    serving
+        .parts
+        .store
+        .published()
+        .await
+        .map_err(|error| not_ready(format!("the view store does not answer: {error}")))?;
+    match serving.behind_start() {
+        Some(reason) => Err(not_ready(reason)),
+        None => json(&json!({ "status": "ready" })),
+    }
+}

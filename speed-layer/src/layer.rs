@@ -1,0 +1,304 @@
+//! The speed layer as a whole: which tasks there are, starting and stopping them, and what can be seen of them.
+//!
+//! Every partition has one *head* task, for the views that stand furthest. A task whose views stand far apart (a new view has the
+//! whole log before it) leaves the slow ones to a *catch-up* task, which hands them back once it is close. So a backfill never
+//! slows the others, and in the long run every event is decoded once.
+//!
+//! A task is an operating-system thread of its own: decoding and folding are plain computation and must not keep the
+//! runtime's threads from their other work.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use event_log::EventLog;
+use event_log::registry::SchemaRegistry;
+use fjall::Database;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
+use view_store::ViewStore;
+use views::{Offset, Source, TopicPartition, View};
+
+use crate::dedupe::{SeenIds, open_database};
+use crate::error::Result;
+use crate::micro_batch::panic_message;
+use crate::rejected::RejectedSink;
+use crate::run::Task;
+use crate::settings::SpeedSettings;
+use crate::status::{Counters, Failure, PartitionStatus, add};
+
+/// A running speed layer. Dropping it tells its tasks to stop without waiting for them.
+pub struct SpeedLayer {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    ended: mpsc::Receiver<Infallible>,
+    partitions: Arc<Partitions>,
+}
+
+type Partitions = Mutex<BTreeMap<TopicPartition, Arc<Partition>>>;
+
+/// Held by whatever runs: the layer has ended when all of them are gone.
+pub(crate) type Alive = mpsc::Sender<Infallible>;
+
+/// What all tasks share.
+pub(crate) struct Shared {
+    pub log: Arc<dyn EventLog>,
+    pub registry: Arc<dyn SchemaRegistry>,
+    pub store: Arc<dyn ViewStore>,
+    pub rejected: Arc<dyn RejectedSink>,
+    pub settings: SpeedSettings,
+    pub counters: Counters,
+    /// Counts the moments at which some view may have moved.
+    pub written: watch::Sender<u64>,
+    pub stop: watch::Receiver<bool>,
+    pub runtime: Handle,
+    /// Where seen event ids are kept, when some source has them.
+    pub seen: Option<Database>,
+    tasks: AtomicUsize,
+}
+
+/// What the tasks of one partition share.
+pub(crate) struct Partition {
+    pub place: TopicPartition,
+    pub source: Arc<Source>,
+    pub shared: Arc<Shared>,
+    /// The lasting index of seen event ids.
+    pub seen: Option<Arc<Mutex<SeenIds>>>,
+    /// Tells passing indexes apart.
+    pub lanes: AtomicU64,
+    /// Where the head stands while it is caught up; [`Offset::MAX`] while it is not.
+    pub head: AtomicU64,
+    /// Views that caught up and are the head's again.
+    pub handed_over: Mutex<Vec<Arc<View>>>,
+    /// Tells the head that there are some.
+    pub came: Notify,
+    /// Rejected events before this offset were handed on by this process.
+    pub rejected_before: AtomicU64,
+    pub status: Mutex<PartitionStatus>,
+}
+
+impl SpeedLayer {
+    /// Starts following every topic that a view reads. Must be called inside a tokio runtime, which must outlive the layer.
+    ///
+    /// `dedupe_dir`: a local folder of this process alone, for the ids of seen events. What is in it can be lost.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be used. Failures of the log and the store are no reason not to start: tasks try again.
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        registry: Arc<dyn SchemaRegistry>,
+        store: Arc<dyn ViewStore>,
+        views: Vec<Arc<View>>,
+        rejected: Arc<dyn RejectedSink>,
+        settings: SpeedSettings,
+        dedupe_dir: PathBuf,
+    ) -> Result<Self> {
+        let recognises_ids = views.iter().any(|view| view.source.event_id.is_some());
+        let seen = if recognises_ids { Some(open_database(&dedupe_dir)?) } else { None };
+        let (stop, stopped) = watch::channel(false);
+        let (alive, ended) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            log,
+            registry,
+            store,
+            rejected,
+            settings,
+            counters: Counters::default(),
+            written: watch::channel(0).0,
+            stop: stopped,
+            runtime: Handle::current(),
+            seen,
+            tasks: AtomicUsize::new(0),
+        });
+        let partitions = Arc::<Partitions>::default();
+        shared.runtime.spawn(discover(alive, shared.clone(), partitions.clone(), by_source(views)));
+        Ok(Self { shared, stop, ended, partitions })
+    }
+
+    /// Finishes the micro-batches at hand, and returns when nothing runs any more.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        while self.ended.recv().await.is_some() {}
+    }
+
+    /// Where every partition stands, in order.
+    pub fn status(&self) -> Vec<PartitionStatus> {
+        self.partitions.lock().values().map(|partition| partition.status.lock().clone()).collect()
+    }
+
+    /// Changes after every write to the store, and whenever a task has looked where its views stand. The value only counts.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.shared.written.subscribe()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+impl Drop for SpeedLayer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+fn by_source(views: Vec<Arc<View>>) -> Vec<(Arc<Source>, Vec<Arc<View>>)> {
+    let mut sources: BTreeMap<Arc<str>, (Arc<Source>, Vec<Arc<View>>)> = BTreeMap::new();
+    for view in views {
+        let source = sources.entry(view.source.name.clone()).or_insert_with(|| (view.source.clone(), Vec::new()));
+        source.1.push(view);
+    }
+    sources.into_values().collect()
+}
+
+/// Starts a head task for every partition there is, and for those that are added later.
+///
+/// `alive` comes first, so that it goes last: after whatever else is held here.
+async fn discover(
+    alive: Alive,
+    shared: Arc<Shared>,
+    partitions: Arc<Partitions>,
+    sources: Vec<(Arc<Source>, Vec<Arc<View>>)>,
+) {
+    let mut stop = shared.stop.clone();
+    loop {
+        let mut wait = shared.settings.discover_interval;
+        for (source, views) in &sources {
+            if let Err(error) = start_partitions(&shared, &partitions, source, views, &alive).await {
+                tracing::warn!(topic = %source.name, %error, "looking for partitions");
+                wait = shared.settings.retry_first.max(Duration::from_millis(1));
+            }
+        }
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn start_partitions(
+    shared: &Arc<Shared>,
+    partitions: &Partitions,
+    source: &Arc<Source>,
+    views: &[Arc<View>],
+    alive: &Alive,
+) -> Result<()> {
+    let bounds = shared.log.bounds(&source.name).await?;
+    for (number, kept) in (0..).zip(&bounds) {
+        let place = TopicPartition::new(source.name.clone(), number);
+        if partitions.lock().contains_key(&place) {
+            continue;
+        }
+        let partition = Arc::new(Partition::new(shared, source, place.clone())?);
+        partition.log_ends_at(kept.end);
+        Task::new(partition.clone(), views.to_vec(), true).spawn(alive.clone())?;
+        partitions.lock().insert(place, partition);
+    }
+    Ok(())
+}
+
+/// Returns when the layer is to stop.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the handle is gone, which is to stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+impl Shared {
+    /// The bytes of states at which a micro-batch ends: an equal part for every task, and half of it, because the states that
+    /// are merged with their priors are there twice for a while.
+    pub fn memory_of_a_task(&self) -> usize {
+        self.settings.memory / 2 / self.tasks.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Partition {
+    fn new(shared: &Arc<Shared>, source: &Arc<Source>, place: TopicPartition) -> Result<Self> {
+        let seen = match &shared.seen {
+            Some(database) if source.event_id.is_some() => {
+                Some(Arc::new(Mutex::new(SeenIds::open(database, source, &place)?)))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            source: source.clone(),
+            shared: shared.clone(),
+            seen,
+            lanes: AtomicU64::new(0),
+            head: AtomicU64::new(Offset::MAX),
+            handed_over: Mutex::default(),
+            came: Notify::new(),
+            rejected_before: AtomicU64::new(0),
+            status: Mutex::new(PartitionStatus::new(place.clone())),
+            place,
+        })
+    }
+
+    pub fn stands_at(&self, view: &Arc<str>, position: Offset) {
+        self.status.lock().views.entry(view.clone()).or_default().position = position;
+    }
+
+    pub fn failed(&self, view: &Arc<str>, failure: Failure) {
+        tracing::error!(%view, partition = %self.place, from = failure.from, to = failure.to, reason = failure.reason,
+            "view stopped");
+        add(&self.shared.counters.failed_views, 1);
+        self.status.lock().views.entry(view.clone()).or_default().failed = Some(failure);
+    }
+
+    pub fn log_ends_at(&self, end: Offset) {
+        let mut status = self.status.lock();
+        status.log_end = status.log_end.max(end);
+    }
+
+    pub fn went_wrong(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(partition = %self.place, %error, "trying again");
+        add(&self.shared.counters.failures, 1);
+        self.status.lock().last_error = Some(error.to_string());
+    }
+
+    pub fn went_well(&self) {
+        self.status.lock().last_error = None;
+    }
+}
+
+impl Task {
+    /// Runs the task on a thread of its own until it ends or the layer stops.
+    pub fn spawn(self, alive: Alive) -> Result<()> {
+        let partition = self.partition.clone();
+        let name = format!("speed {}", partition.place);
+        partition.shared.tasks.fetch_add(1, Ordering::Relaxed);
+        let tasks = TaskCounted(partition.shared.clone());
+        std::thread::Builder::new().name(name).spawn(move || {
+            // In this order, so that they go in the other: when `alive` is gone, nothing of the layer is held here.
+            let alive = alive;
+            let _tasks = tasks;
+            let (partition, mut task) = (partition, self);
+            let runtime = partition.shared.runtime.clone();
+            // A panic is a bug of ours or of a decoder. The task starts again and says so: silence would be worse.
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&alive)))) {
+                partition.went_wrong(&format!("panicked: {}", panic_message(panic.as_ref())));
+                let mut stop = partition.shared.stop.clone();
+                let wait = partition.shared.settings.retry_most;
+                let stopping = runtime.block_on(async { tokio::time::timeout(wait, stopped(&mut stop)).await.is_ok() });
+                if stopping {
+                    return;
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+struct TaskCounted(Arc<Shared>);
+
+impl Drop for TaskCounted {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,60 @@
+//! Where a view stands in a partition: the next record to fold, and the segment that is open there.
+//!
+//! That is the progress of its deltas, or the frontier of the published generation when that lies further and the generation
+//! holds this very definition. What is read here may be out of date a moment later (another owner writes, a generation is
+//! published); the conditional write notices.
+
+use std::sync::Arc;
+
+use event_log::{Content, EventLog, ReadLimit};
+use view_store::{Progress, ViewStore};
+use views::{Offset, Published, Segment, TopicPartition, View};
+
+use crate::error::{Result, SpeedError};
+
+/// A view and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub view: Arc<View>,
+    pub at: Progress,
+}
+
+/// Reads where `views` stand in `partition`.
+pub(crate) async fn stand(
+    log: &dyn EventLog,
+    store: &dyn ViewStore,
+    views: &[Arc<View>],
+    partition: &TopicPartition,
+) -> Result<Vec<Standing>> {
+    let published = store.published().await?;
+    let mut standings = Vec::with_capacity(views.len());
+    for view in views {
+        let mut at = store.progress(view, partition).await?;
+        let frontier = published.as_ref().and_then(|published| frontier_of(published, view, partition));
+        if let Some(frontier) = frontier
+            && frontier > at.offset
+        {
+            at = Progress { offset: frontier, segment: segment_at_frontier(log, partition, frontier).await? };
+        }
+        standings.push(Standing { view: view.clone(), at });
+    }
+    Ok(standings)
+}
+
+fn frontier_of(published: &Published, view: &View, partition: &TopicPartition) -> Option<Offset> {
+    let made_under = published.views.get(&view.name)?;
+    (*made_under == view.fingerprint).then(|| published.frontier.get(partition))?
+}
+
+/// The segment that begins at a frontier: right after a marker, whose number is the highest so far. It may be higher than the
+/// generation's, when the marker of that generation never reached this partition.
+async fn segment_at_frontier(log: &dyn EventLog, partition: &TopicPartition, frontier: Offset) -> Result<Segment> {
+    let before = log.read(partition, frontier - 1, ReadLimit::records(1)).await?;
+    match before.first() {
+        Some(record) if record.offset == frontier - 1 => match record.content {
+            Content::Marker(number) => Ok(Segment { start: frontier, marker: number }),
+            Content::Event { .. } => Err(SpeedError::NoMarker { partition: partition.clone(), frontier }),
+        },
+        _ => Err(SpeedError::NoMarker { partition: partition.clone(), frontier }),
+    }
+}

@@ -1,0 +1,161 @@
+//! Failing logs and stores, lost acknowledgements, several owners: the deltas stay exact.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use rand::Rng;
+use speed_layer::{OnlyCounted, SpeedSettings};
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+use view_store::{DeltaWrite, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome};
+use views::{Published, SegmentId, TopicPartition, View};
+
+use crate::world::{Topic, World, quick};
+
+#[tokio::test]
+async fn calls_that_fail_and_acknowledgements_that_get_lost_change_nothing() {
+    let mut failures = 0;
+    for seed in 0..80 {
+        let segment_records = [2, 9, 40, 500][seed as usize % 4];
+        let mut world = World::new(seed, Topic::of_segments(segment_records)).await;
+        world.dice.set(world.random.random_range(10..300));
+        let settings = SpeedSettings { max_records: world.random.random_range(1..100), ..quick() };
+        let layer = world.start(world.sound_views(), settings);
+        for _ in 0..3 {
+            world.append_some(60).await;
+            world.settle_all().await;
+        }
+        failures += layer.counters().failures.load(Ordering::Relaxed);
+        layer.shutdown().await;
+        world.check();
+    }
+    assert!(failures > 100, "the dice were asleep: {failures} failures");
+}
+
+#[tokio::test]
+async fn two_owners_at_once_are_exact() {
+    let mut conflicts = 0;
+    for seed in 200..230 {
+        let mut world = World::new(seed, Topic::of_segments(20)).await;
+        world.dice.set(if seed % 2 == 0 { 0 } else { 50 });
+        world.append_some(100).await;
+        let start =
+            |name| world.start_on(world.store.clone(), world.sound_views(), quick(), Arc::new(OnlyCounted), name);
+        let (one, two) = (start("one"), start("two"));
+        for _ in 0..4 {
+            world.append_some(40).await;
+            world.settle_all().await;
+        }
+        for layer in [one, two] {
+            conflicts += layer.counters().conflicts.load(Ordering::Relaxed);
+            layer.shutdown().await;
+        }
+        world.check();
+    }
+    assert!(conflicts > 0, "the owners never met");
+}
+
+/// A store whose writes wait until it is opened: an owner that is stopped in the middle.
+struct Held {
+    store: Arc<dyn ViewStore>,
+    open: watch::Sender<bool>,
+    waiting: watch::Sender<u64>,
+}
+
+#[async_trait]
+impl ViewStore for Held {
+    async fn published(&self) -> Result<Option<Published>, StoreError> {
+        self.store.published().await
+    }
+
+    async fn read(&self, view: &Arc<View>, range: &KeyRange) -> Result<ViewRead, StoreError> {
+        self.store.read(view, range).await
+    }
+
+    async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress, StoreError> {
+        self.store.progress(view, partition).await
+    }
+
+    async fn deltas(
+        &self,
+        view: &Arc<View>,
+        segment: &SegmentId,
+        marker: u64,
+        groups: &RecordBatch,
+    ) -> Result<RecordBatch, StoreError> {
+        self.store.deltas(view, segment, marker, groups).await
+    }
+
+    async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome, StoreError> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        self.store.write_deltas(write).await
+    }
+
+    async fn write_generation(
+        &self,
+        view: &Arc<View>,
+        generation: u64,
+        rows: BoxStream<'static, Result<RecordBatch, StoreError>>,
+    ) -> Result<u64, StoreError> {
+        self.store.write_generation(view, generation, rows).await
+    }
+
+    async fn publish(&self, next: &Published) -> Result<PublishOutcome, StoreError> {
+        self.store.publish(next).await
+    }
+
+    async fn retire(&self, views: &[Arc<View>]) -> Result<(), StoreError> {
+        self.store.retire(views).await
+    }
+}
+
+#[tokio::test]
+async fn a_stale_owner_that_wakes_up_writes_nothing() {
+    for seed in 300..320 {
+        let mut world = World::new(seed, Topic { partitions: 1, segment_records: 30, window: None }).await;
+        while world.log.records(&TopicPartition::new("clicks", 0)).is_empty() {
+            world.append_some(50).await;
+        }
+        let held =
+            Arc::new(Held { store: world.store.clone(), open: watch::channel(false).0, waiting: watch::channel(0).0 });
+        let stale = world.start_on(held.clone(), world.sound_views(), quick(), Arc::new(OnlyCounted), "stale");
+        held.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.expect("a write that waits");
+        let owner = world.start_on(world.store.clone(), world.sound_views(), quick(), Arc::new(OnlyCounted), "owner");
+        world.append_some(50).await;
+        world.settle_all().await;
+        owner.shutdown().await;
+        let before = world.deltas(&world.view("totals"), &TopicPartition::new("clicks", 0));
+        held.open.send_replace(true);
+        stale.shutdown().await;
+        assert_eq!(world.deltas(&world.view("totals"), &TopicPartition::new("clicks", 0)), before);
+        world.check();
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_leaves_nothing_half_written() {
+    for seed in 400..440 {
+        let mut world = World::new(seed, Topic::of_segments(25)).await;
+        world.append_some(200).await;
+        let layer = world.start(world.sound_views(), quick());
+        let writes = world.random.random_range(0..6);
+        let mut written = layer.written();
+        tokio::select! {
+            _ = written.wait_for(|count| *count >= writes) => {}
+            () = world.settle_all() => {}
+        }
+        layer.shutdown().await;
+        // Whatever was written is exact up to the progress that was written with it, for every view alike.
+        for partition in world.partitions() {
+            let [totals, evens] =
+                ["totals", "evens"].map(|name| world.store.written_progress(&world.view(name), &partition));
+            assert_eq!(totals, evens);
+            let records = &world.log.records(&partition)[..totals.offset as usize];
+            let expected = crate::oracle::deltas(crate::oracle::Shape::Totals, records, 25, None);
+            assert_eq!(world.deltas(&world.view("totals"), &partition), expected);
+        }
+    }
+}

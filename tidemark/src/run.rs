@@ -1,0 +1,319 @@
+//! All layers in one process: the only place where they are plugged together.
+//!
+//! ```text
+//! DATA/log       the event log             DATA/views    the view store
+//! DATA/registry  the schemas               DATA/spill    what batch runs and audits put aside
+//! DATA/archive   sealed segments           DATA/dedupe   ids of seen events
+//! ```
+//!
+//! The log, the registry and the archive are the truth. Everything else can be removed while the process is down: it is
+//! rebuilt from them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batch_layer::{BatchLayer, BatchTimer};
+use event_log::archive::Archive;
+use event_log::archiver::{Archiver, ArchiverOptions};
+use event_log::durable_files::DurableFiles;
+use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
+use event_log::tiered::TieredLog;
+use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, TopicSpec};
+use serving_layer::{Parts, RunningServer, ServeSettings, Server};
+use speed_layer::{SpeedLayer, SpeedSettings};
+use tokio::signal::unix::{SignalKind, signal};
+use view_store::embedded::EmbeddedStore;
+use view_store::{StoreError, ViewStore};
+use views::Application;
+
+use crate::application::Folder;
+use crate::command_line::print;
+use crate::failure::{Context as _, Failure, Result};
+use crate::metrics;
+use crate::ports::{Auditor, DeadLetters, RunWatch, Runs, Sealing, Speed};
+use crate::settings::Settings;
+use crate::units::Schedule;
+use crate::watched_log::WatchedLog;
+
+/// How long a batch run under way may go on when the process is to stop.
+const BATCH_GRACE: Duration = Duration::from_secs(2);
+
+/// How many records a segment of a dead-letter topic has.
+const DEAD_LETTER_SEGMENT: u64 = 1 << 20;
+
+/// A running process: every layer, plugged together.
+pub struct Running {
+    server: RunningServer,
+    batch: Arc<BatchLayer>,
+    watch: Arc<RunWatch>,
+    runs: Arc<Runs>,
+    timer: Option<BatchTimer>,
+    speed: Arc<SpeedLayer>,
+    archiver: Arc<Archiver>,
+    application: Arc<Application>,
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn ViewStore>,
+    data: std::path::PathBuf,
+}
+
+impl Running {
+    /// Starts everything.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps a part from starting: a definition, the disk, another process with the same data.
+    pub async fn start(folder: &Folder, settings: Settings) -> Result<Self> {
+        settings.supported().map_err(Failure::usage)?;
+        let application = Arc::new(folder.compile()?);
+        let data = &settings.data;
+        std::fs::create_dir_all(data).context(data.display())?;
+
+        let local = EmbeddedOptions {
+            fsync: settings.log.fsync,
+            file_bytes: settings.log.file_bytes.0,
+            ..EmbeddedOptions::default()
+        };
+        let local: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(data.join("log"), local).context("event log")?);
+        let registry: Arc<dyn SchemaRegistry> =
+            Arc::new(EmbeddedRegistry::open(data.join("registry")).context("schemas")?);
+        let topics = create_topics(local.as_ref(), registry.as_ref(), &application).await?;
+        let archive = Arc::new(open_archive(&settings.archive_dir())?);
+        let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
+        let log: Arc<dyn EventLog> = watched.clone();
+        let embedded = open_store(&data.join("views"), settings.store.cache.0)?;
+        let store: Arc<dyn ViewStore> = Arc::new(embedded.clone());
+
+        let sources = &application.sources;
+        let archiver = Arc::new(Archiver::start(
+            local,
+            archive.clone(),
+            registry.clone(),
+            topics,
+            ArchiverOptions {
+                retention: sources.iter().map(|source| (source.name.to_string(), source.retention)).collect(),
+                ..ArchiverOptions::default()
+            },
+        ));
+        let speed = SpeedLayer::start(
+            log.clone(),
+            registry.clone(),
+            store.clone(),
+            application.views.clone(),
+            Arc::new(DeadLetters { log: log.clone(), registry: registry.clone() }),
+            SpeedSettings {
+                flush_interval: settings.speed.flush_interval.0,
+                memory: settings.speed.memory.bytes(),
+                ..SpeedSettings::default()
+            },
+            data.join("dedupe"),
+        );
+        let speed = Arc::new(speed.context("speed layer")?);
+
+        let spill = data.join("spill");
+        clear(&spill).context(spill.display())?;
+        let mut engine = batch_layer::Settings::new(spill.join("batch"));
+        engine.memory_bytes = settings.batch.memory.bytes();
+        let audit = batch_layer::Settings { spill_dir: spill.join("verify"), ..engine.clone() };
+        let sealing = Arc::new(Sealing(archiver.clone()));
+        let views = application.views.clone();
+        let batch =
+            BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealing.clone(), engine);
+        let batch = Arc::new(batch.context("batch layer")?);
+        let watch = Arc::new(RunWatch::default());
+        let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
+
+        let metrics = prometheus::Registry::new();
+        metrics::register(&metrics, &speed, &archiver, embedded)?;
+        let parts = Parts {
+            log: log.clone(),
+            registry: registry.clone(),
+            store: store.clone(),
+            application: application.clone(),
+            batch: runs.clone(),
+            audit: Arc::new(Auditor {
+                application: application.clone(),
+                store: store.clone(),
+                log: log.clone(),
+                registry,
+                settings: audit,
+            }),
+            speed: Arc::new(Speed { layer: speed.clone(), log: watched }),
+            archive: sealing,
+            metrics,
+        };
+        let serve = ServeSettings {
+            listen: settings.serve.listen.clone(),
+            workers: settings.serve.workers,
+            max_body_bytes: settings.serve.body_limit.bytes(),
+            ..ServeSettings::default()
+        };
+        let server = Server::start(parts, serve).await.map_err(Failure::new)?;
+        let timer = match settings.batch.every {
+            Schedule::Never => None,
+            Schedule::Every(every) => Some(BatchTimer::start(batch.clone(), every, watch.clone())),
+        };
+        let data = settings.data;
+        let running = Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, data };
+        running.rebuild_changed_views().await?;
+        Ok(running)
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.addr())
+    }
+
+    /// The one line that says so.
+    pub fn ready_line(&self) -> String {
+        let defined = crate::check::counts(&self.application);
+        format!("tidemark ready on {} ({defined}, data in {})\n", self.url(), self.data.display())
+    }
+
+    /// The speed layer folds a new or changed view from the start of the log. A generation gets it there sooner, and lets go of
+    /// the many deltas: so one is made at once, unless generations are made only by command.
+    async fn rebuild_changed_views(&self) -> Result {
+        if self.timer.is_none() {
+            return Ok(());
+        }
+        let Some(published) = self.store.published().await.context("view store")? else { return Ok(()) };
+        let views = &self.application.views;
+        let is_changed = |view: &&Arc<views::View>| published.views.get(&view.name) != Some(&view.fingerprint);
+        let changed: Vec<&str> = views.iter().filter(is_changed).map(|view| &*view.name).collect();
+        let mut has_events = false;
+        for source in &self.application.sources {
+            has_events |= self.log.bounds(&source.name).await.context("event log")?.iter().any(|kept| kept.end > 0);
+        }
+        if changed.is_empty() || !has_events {
+            return Ok(());
+        }
+        tracing::info!(views = changed.join(", "), "new or changed views: making a generation that has them");
+        let (batch, watch) = (self.batch.clone(), self.watch.clone());
+        self.runs.spawn(async move {
+            if let Err(error) = batch.run(false, watch.as_ref()).await {
+                tracing::error!(%error, "the batch run failed; the timer will try again");
+            }
+        });
+        Ok(())
+    }
+
+    /// Stops taking work, finishes what is at hand, closes everything.
+    pub async fn stop(self) {
+        // A request may be waiting for a batch run: both are stopped together.
+        let batch = async {
+            if let Some(timer) = self.timer {
+                timer.stop(BATCH_GRACE).await;
+            }
+            self.runs.stop().await;
+        };
+        tokio::join!(self.server.stop(true), batch);
+        drop(self.runs);
+        match Arc::try_unwrap(self.speed) {
+            Ok(speed) => speed.shutdown().await,
+            Err(_) => tracing::warn!("the speed layer is still in use: left to its replay"),
+        }
+        self.archiver.stop().await;
+    }
+}
+
+/// Runs an application until SIGTERM or ^C.
+///
+/// # Errors
+///
+/// See [`Running::start`].
+pub async fn until_signal(folder: &Folder, settings: Settings) -> Result {
+    let signals = Signals::listen()?;
+    let running = Running::start(folder, settings).await?;
+    print(running.ready_line());
+    signals.first().await;
+    running.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The signals that end the process.
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Takes the signals over.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let us.
+    pub fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Returns on the first one. The second one ends the process at once.
+    pub async fn first(mut self) {
+        self.next().await;
+        tracing::info!("stopping; a second signal ends the process at once");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(130);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Creates the topics of all sources with those of their dead letters, and registers the schemas.
+async fn create_topics(
+    log: &dyn EventLog,
+    registry: &dyn SchemaRegistry,
+    application: &Application,
+) -> Result<Vec<TopicSpec>> {
+    let mut topics = Vec::new();
+    for source in &application.sources {
+        let place = &source.defined_at;
+        let topic = TopicSpec {
+            name: source.name.to_string(),
+            partitions: source.partitions,
+            segment_records: source.segment_records,
+        };
+        log.create_topic(&topic).await.context(format!("{place}: topic {}", source.name))?;
+        let dead_letters =
+            TopicSpec { name: source.dead_letter_topic(), partitions: 1, segment_records: DEAD_LETTER_SEGMENT };
+        log.create_topic(&dead_letters).await.context(format!("{place}: topic {}", dead_letters.name))?;
+        let subject = format!("{}-value", source.name);
+        registry.register(&subject, &source.avro).await.context(format!("{place}: schema of {}", source.name))?;
+        topics.push(topic);
+    }
+    Ok(topics)
+}
+
+fn open_archive(dir: &Path) -> Result<Archive> {
+    let objects = DurableFiles::open(dir).context(dir.display())?;
+    Ok(Archive::new(Arc::new(objects), ""))
+}
+
+/// Opens the view store. A damaged one is removed: its states are rebuilt from the log.
+fn open_store(dir: &Path, cache_bytes: u64) -> Result<EmbeddedStore> {
+    let options = view_store::embedded::EmbeddedOptions { cache_bytes, ..Default::default() };
+    match EmbeddedStore::open(dir, options.clone()) {
+        Err(StoreError::Damaged(place)) => {
+            tracing::error!(place, "the view store is damaged: removed, its views are rebuilt from the log");
+            EmbeddedStore::remove(dir).context("view store")?;
+            EmbeddedStore::open(dir, options).context("view store")
+        }
+        opened => opened.context("view store"),
+    }
+}
+
+/// Makes an empty directory of `dir`: what a run that died put aside is of no use.
+fn clear(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(dir)
+}

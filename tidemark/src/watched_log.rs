@@ -1,0 +1,106 @@
+//! The event log, with somebody at the door who writes down when each append came through.
+//!
+//! How fresh an answer is depends on how long the oldest record that it lacks has been waiting. The log knows, but asking it
+//! takes a read; here every append of this process passes, so the answer is in memory. What is kept is bounded: with
+//! too many appends waiting, some are taken to be as old as the one before them.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use event_log::error::Result;
+use event_log::{EventLog, NewRecord, ReadLimit, Record, TopicSpec};
+use parking_lot::Mutex;
+use views::{Offset, TopicPartition};
+
+/// Appends that come closer together than this are taken as one, as old as its first.
+const NEAR_US: i64 = 1000;
+
+/// How many appends of a partition are remembered.
+const REMEMBERED: usize = 4096;
+
+/// An [`EventLog`] that knows when its last records were appended.
+pub struct WatchedLog {
+    log: Arc<dyn EventLog>,
+    tails: Mutex<HashMap<TopicPartition, Tail>>,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    end: Offset,
+    /// First offsets with the time before which they were not there; both grow.
+    appends: VecDeque<(Offset, i64)>,
+}
+
+impl WatchedLog {
+    /// Watches a log. What others append to it is not noticed.
+    pub fn new(log: Arc<dyn EventLog>) -> Self {
+        Self { log, tails: Mutex::default() }
+    }
+
+    /// The offset after the last record that this process appended; 0 when it has not appended any.
+    pub fn end(&self, partition: &TopicPartition) -> Offset {
+        self.tails.lock().get(partition).map_or(0, |tail| tail.end)
+    }
+
+    /// When the record at `offset` was appended (microseconds since the epoch), or somewhat earlier; `None` when it is not there
+    /// yet, or was there before this process. Records before it are forgotten: their readers have passed.
+    pub fn appended_at(&self, partition: &TopicPartition, offset: Offset) -> Option<i64> {
+        let mut tails = self.tails.lock();
+        let tail = tails.get_mut(partition).filter(|tail| offset < tail.end)?;
+        while tail.appends.get(1).is_some_and(|(start, _)| *start <= offset) {
+            tail.appends.pop_front();
+        }
+        tail.appends.front().filter(|(start, _)| *start <= offset).map(|(_, time)| *time)
+    }
+}
+
+impl Tail {
+    fn note(&mut self, appended: &Range<Offset>, time: i64) {
+        self.end = self.end.max(appended.end);
+        let is_new = self.appends.back().is_none_or(|(start, last)| appended.start > *start && time - last >= NEAR_US);
+        if !is_new {
+            return;
+        }
+        if self.appends.len() >= REMEMBERED {
+            let mut keep = false;
+            self.appends.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.appends.push_back((appended.start, time));
+    }
+}
+
+#[async_trait]
+impl EventLog for WatchedLog {
+    async fn create_topic(&self, topic: &TopicSpec) -> Result<()> {
+        self.log.create_topic(topic).await
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicSpec>> {
+        self.log.topics().await
+    }
+
+    async fn append(&self, to: &TopicPartition, records: Vec<NewRecord>) -> Result<Range<Offset>> {
+        let time = Utc::now().timestamp_micros();
+        let appended = self.log.append(to, records).await?;
+        self.tails.lock().entry(to.clone()).or_default().note(&appended, time);
+        Ok(appended)
+    }
+
+    async fn read(&self, of: &TopicPartition, from: Offset, limit: ReadLimit) -> Result<Vec<Record>> {
+        self.log.read(of, from, limit).await
+    }
+
+    async fn bounds(&self, topic: &str) -> Result<Vec<Range<Offset>>> {
+        self.log.bounds(topic).await
+    }
+
+    async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()> {
+        self.log.trim(of, before).await
+    }
+}

@@ -1,0 +1,448 @@
+//! Writing: deltas, generations, what is published, and letting go. One thread at a time, under `Inner::writer`; only
+//! the rows of a generation are loaded outside of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
+use tokio::sync::mpsc;
+use views::publish::{PublishDecision, decide};
+use views::view::Fingerprint;
+use views::{Published, Segment, View};
+
+use super::moment::{DeltaSpace, Moment, ViewMoment};
+use super::records::{POINTER, Pointer, PointerView, Record, WrittenRecord};
+use super::{
+    Inner, Writer, Written, bytes, delta_space_name, delta_space_options, failed, generation_space,
+    generation_space_options, in_memory, record_of,
+};
+use crate::error::{Result, StoreError};
+use crate::store::{DeltaWrite, Progress, PublishOutcome, ViewDeltas, WriteOutcome};
+
+/// Chunks of a generation's rows; `None` after the last.
+pub type Rows = mpsc::Receiver<Option<Result<RecordBatch>>>;
+
+impl Inner {
+    /// Writes deltas and progress in one batch, when every view stands at `from`.
+    pub fn write_deltas(&self, write: &DeltaWrite) -> Result<WriteOutcome> {
+        check_write(write)?;
+        let mut encoded = Vec::with_capacity(write.views.len());
+        for deltas in &write.views {
+            encoded.push(self.encode(write, deltas)?);
+        }
+        let mut writer = self.writer.lock();
+        let moment = self.moment();
+        let partition = write.partition.partition;
+        let stands_at = |view: &View| moment.view(view).map_or(0, |state| state.stands_at(partition));
+        if write.views.iter().any(|deltas| stands_at(&deltas.view) != write.from) {
+            return Ok(WriteOutcome::Conflict);
+        }
+        let mut batch = self.db.batch();
+        let mut next_moment = Moment::clone(&moment);
+        let mut size = 0;
+        for (deltas, segments) in write.views.iter().zip(encoded) {
+            let mut state = self.view_for_writing(&mut writer, &next_moment, &deltas.view, &mut batch)?;
+            for (segment, rows) in segments {
+                let keyspace = self.delta_space(&mut state, segment.marker, partition, &mut batch)?;
+                for (key, value) in rows {
+                    size += (key.len() + value.len()) as u64;
+                    batch.insert(&keyspace, key, value);
+                }
+            }
+            state.progress.insert(partition, write.to);
+            self.put(&mut batch, &Record::Progress(state.id, partition, write.to))?;
+            next_moment.set(state);
+        }
+        batch.commit().map_err(|error| failed("writing deltas", error))?;
+        self.show(next_moment);
+        self.bound_memory(&mut writer, size)?;
+        Ok(WriteOutcome::Written)
+    }
+
+    /// The keys and values of one view's deltas, per segment.
+    fn encode(&self, write: &DeltaWrite, deltas: &ViewDeltas) -> Result<Vec<(Segment, Vec<Row>)>> {
+        let codec = self.codec(&deltas.view)?;
+        let mut scratch = Vec::new();
+        let mut segments = Vec::with_capacity(deltas.segments.len());
+        for (segment, states) in &deltas.segments {
+            let through = through(write, deltas, *segment);
+            let states = codec.encode(states)?;
+            let mut rows = Vec::with_capacity(states.len());
+            for row in 0..states.len() {
+                let key = bytes::delta_key(states.group(row), write.partition.partition, segment.start)?;
+                let value = bytes::seal_delta(&key, through, states.state(row), &mut scratch);
+                rows.push((key, value));
+            }
+            if !rows.is_empty() {
+                segments.push((*segment, rows));
+            }
+        }
+        Ok(segments)
+    }
+
+    /// The view's state, with a number of its own if it is new.
+    fn view_for_writing(
+        &self,
+        writer: &mut Writer,
+        moment: &Moment,
+        view: &View,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<ViewMoment> {
+        if let Some(state) = moment.view(view) {
+            return Ok(ViewMoment::clone(state));
+        }
+        let id = writer.next_view;
+        writer.next_view += 1;
+        let record = record_of(view);
+        self.put(batch, &Record::View(id, record.clone()))?;
+        Ok(ViewMoment::new(id, record))
+    }
+
+    /// The keyspace for deltas over segments with this marker, made when it is not there.
+    fn delta_space(
+        &self,
+        state: &mut ViewMoment,
+        marker: u64,
+        partition: u32,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<Keyspace> {
+        let place = state.deltas.binary_search_by_key(&marker, |deltas| deltas.marker);
+        let record = Record::Deltas(state.id, marker, partition);
+        match place {
+            Ok(place) => {
+                let deltas = &mut state.deltas[place];
+                if !deltas.partitions.contains(&partition) {
+                    Arc::make_mut(deltas).partitions.insert(partition);
+                    self.put(batch, &record)?;
+                }
+                Ok(deltas.keyspace.clone())
+            }
+            Err(place) => {
+                let name = delta_space_name(state.id, marker);
+                let keyspace = self.create(&name, || delta_space_options(&self.options))?;
+                self.put(batch, &record)?;
+                let deltas = DeltaSpace { marker, keyspace: keyspace.clone(), partitions: [partition].into() };
+                state.deltas.insert(place, Arc::new(deltas));
+                Ok(keyspace)
+            }
+        }
+    }
+
+    fn create(&self, name: &str, options: impl FnOnce() -> fjall::KeyspaceCreateOptions) -> Result<Keyspace> {
+        self.db.keyspace(name, options).map_err(|error| failed(format!("creating the keyspace `{name}`"), error))
+    }
+
+    fn put(&self, batch: &mut OwnedWriteBatch, record: &Record) -> Result<()> {
+        batch.insert(&self.records, record.key(), record.value()?);
+        Ok(())
+    }
+
+    /// Makes a complete change visible. The caller holds the writer's lock, so no half of another change can be in the
+    /// snapshot.
+    fn show(&self, mut next: Moment) {
+        next.snapshot = self.db.snapshot();
+        let next = Arc::new(next);
+        let before = std::mem::replace(&mut *self.moment.write(), next);
+        // Outside the lock: dropping the last handle of a dropped keyspace removes its files.
+        drop(before);
+    }
+
+    /// Has the largest memtables written out when all together are too large: fjall bounds each, not their sum.
+    fn bound_memory(&self, writer: &mut Writer, written: u64) -> Result<()> {
+        writer.unmeasured += written;
+        if writer.unmeasured < self.options.write_buffer_bytes / 16 {
+            return Ok(());
+        }
+        writer.unmeasured = 0;
+        let moment = self.moment();
+        let mut spaces: Vec<_> =
+            moment.all().flat_map(|view| &view.deltas).map(|space| (in_memory(space), space)).collect();
+        let mut total: u64 = spaces.iter().map(|(size, _)| size).sum();
+        spaces.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        for (size, space) in spaces {
+            if total <= self.options.write_buffer_bytes / 2 {
+                break;
+            }
+            space.keyspace.rotate_memtable().map_err(|error| failed("flushing deltas", error))?;
+            total -= size;
+        }
+        Ok(())
+    }
+
+    /// Loads the rows of a generation into a keyspace of their own. Returns their number.
+    pub fn write_generation(&self, view: &Arc<View>, generation: u64, mut rows: Rows) -> Result<u64> {
+        let visible = |moment: &Moment| moment.pointer.as_ref().is_some_and(|p| p.published.generation >= generation);
+        if visible(&self.moment()) {
+            return count(&mut rows);
+        }
+        let (name, keyspace) = {
+            let mut writer = self.writer.lock();
+            let attempt = writer.next_attempt;
+            writer.next_attempt += 1;
+            let moment = self.moment();
+            let mut batch = self.db.batch();
+            let state = self.view_for_writing(&mut writer, &moment, view, &mut batch)?;
+            let is_new = moment.view(view).is_none();
+            let name = format!("g.{}.{generation}.{attempt}", state.id);
+            let keyspace = self.create(&name, generation_space_options)?;
+            if is_new {
+                batch.commit().map_err(|error| failed("writing a generation", error))?;
+                let mut next = Moment::clone(&moment);
+                next.set(state);
+                self.show(next);
+            }
+            (name, keyspace)
+        };
+        let loaded = self.load_rows(view, &keyspace, &mut rows);
+        let mut writer = self.writer.lock();
+        let moment = self.moment();
+        let (written, id) = match (loaded, moment.view(view)) {
+            (Ok(written), Some(state)) if !visible(&moment) => (written, state.id),
+            // Another run published this number meanwhile, or the view was retired: these rows are garbage.
+            (outcome, _) => {
+                self.drop_space(keyspace)?;
+                return outcome;
+            }
+        };
+        let record = WrittenRecord { keyspace: name, rows: written };
+        let mut batch = self.db.batch();
+        self.put(&mut batch, &Record::Written(id, generation, record.clone()))?;
+        batch.commit().map_err(|error| failed("writing a generation", error))?;
+        if let Some(earlier) = writer.written.insert((id, generation), Written { record, keyspace }) {
+            self.drop_space(earlier.keyspace)?;
+        }
+        Ok(written)
+    }
+
+    fn load_rows(&self, view: &View, keyspace: &Keyspace, rows: &mut Rows) -> Result<u64> {
+        let codec = self.codec(view)?;
+        let context = || format!("writing a generation of view `{}`", view.name);
+        let mut ingestion = keyspace.start_ingestion().map_err(|error| failed(context(), error))?;
+        let mut last: Vec<u8> = Vec::new();
+        let mut written = 0;
+        loop {
+            let Some(chunk) = rows.blocking_recv() else {
+                return Err(StoreError::unavailable(context(), "the run was dropped before its last row"));
+            };
+            let Some(chunk) = chunk else { break };
+            let states = codec.encode(&chunk?)?;
+            for row in 0..states.len() {
+                let key = bytes::group_key(states.group(row))?;
+                if key <= last {
+                    let name = &view.name;
+                    return Err(StoreError::Invalid(format!("view `{name}`: rows out of order or a group twice")));
+                }
+                let value = bytes::seal(&key, states.state(row));
+                ingestion.write(key.as_slice(), value).map_err(|error| failed(context(), error))?;
+                last = key;
+                written += 1;
+            }
+        }
+        ingestion.finish().map_err(|error| failed(context(), error))?;
+        // fjall syncs the keyspace's files and folder, not the name of the folder in its parent.
+        let folder = keyspace.path().parent().unwrap_or(keyspace.path());
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| StoreError::unavailable(context(), error))?;
+        Ok(written)
+    }
+
+    /// The switch: a table of its own in `published`, fsync'd, then the next moment.
+    pub fn publish(&self, next: &Published) -> Result<PublishOutcome> {
+        let writer = self.writer.lock();
+        let moment = self.moment();
+        let current = moment.pointer.as_ref().map(|pointer| &pointer.published);
+        match decide(current, next) {
+            PublishDecision::Publish => {}
+            PublishDecision::AlreadyVisible => return Ok(PublishOutcome::AlreadyVisible),
+            PublishDecision::Superseded { by } => return Ok(PublishOutcome::Superseded { by }),
+            PublishDecision::MovesBack => {
+                let (generation, frontier) = (next.generation, &next.frontier);
+                let visible = current.map(|current| current.frontier.to_string()).unwrap_or_default();
+                return Err(StoreError::Invalid(format!(
+                    "generation {generation} would move the frontier back from {visible} to {frontier}"
+                )));
+            }
+        }
+        let mut pointer = Pointer { published: next.clone(), views: Vec::new() };
+        let mut keyspaces = BTreeMap::new();
+        for (name, fingerprint) in &next.views {
+            let state = moment.find(name, fingerprint);
+            let written = state.and_then(|state| writer.written.get(&(state.id, next.generation)));
+            let (Some(state), Some(written)) = (state, written) else {
+                let generation = next.generation;
+                return Err(StoreError::Invalid(format!("generation {generation} of view `{name}` was not written")));
+            };
+            keyspaces.insert(state.id, written.keyspace.clone());
+            let (view, written) = (state.record.clone(), written.record.clone());
+            pointer.views.push(PointerView { id: state.id, view, written });
+        }
+        // The records of these views must not be lost when the pointer to them is not.
+        self.db.persist(PersistMode::SyncAll).map_err(|error| failed("publishing", error))?;
+        let mut after = Moment::clone(&moment);
+        for state in moment.all() {
+            let mut state = ViewMoment::clone(state);
+            let held = pointer.views.iter().find(|held| held.id == state.id).zip(keyspaces.remove(&state.id));
+            state.generation =
+                held.map(|(held, keyspace)| Arc::new(generation_space(&pointer, held, &state.record.topic, keyspace)));
+            after.set(state);
+        }
+        self.point_to(pointer, &mut after)?;
+        self.show(after);
+        drop(writer);
+        Ok(PublishOutcome::Published)
+    }
+
+    fn point_to(&self, pointer: Pointer, moment: &mut Moment) -> Result<()> {
+        let context = || "publishing".to_string();
+        let mut ingestion = self.published.start_ingestion().map_err(|error| failed(context(), error))?;
+        ingestion.write(POINTER, pointer.value()?).map_err(|error| failed(context(), error))?;
+        ingestion.finish().map_err(|error| failed(context(), error))?;
+        moment.pointer = Some(Arc::new(pointer));
+        Ok(())
+    }
+
+    /// Lets go of what no reader can need. First nothing speaks of it any more, durably; then its keyspaces go.
+    pub fn retire(&self, kept: &HashSet<(Arc<str>, Fingerprint)>) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let moment = self.moment();
+        let mut next = Moment::clone(&moment);
+        let mut batch = self.db.batch();
+        let mut dropped = Vec::new();
+        let is_kept =
+            |state: &ViewMoment| kept.contains(&(state.record.name.clone(), state.record.fingerprint.clone()));
+        for state in moment.all() {
+            let mut state = ViewMoment::clone(state);
+            let gone = !is_kept(&state);
+            let (covered, left): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.deltas).into_iter().partition(|deltas| gone || state.covers(deltas));
+            for deltas in covered {
+                for partition in &deltas.partitions {
+                    batch.remove(&self.records, Record::Deltas(state.id, deltas.marker, *partition).key());
+                }
+                dropped.push(deltas.keyspace.clone());
+            }
+            state.deltas = left;
+            if !gone {
+                next.set(state);
+                continue;
+            }
+            for (partition, progress) in &state.progress {
+                batch.remove(&self.records, Record::Progress(state.id, *partition, *progress).key());
+            }
+            batch.remove(&self.records, Record::View(state.id, state.record.clone()).key());
+            dropped.extend(state.generation.iter().map(|generation| generation.keyspace.clone()));
+            next.remove(state.id);
+        }
+        let visible = next.pointer.as_ref().map(|pointer| pointer.published.generation);
+        let held: HashSet<String> =
+            next.pointer.iter().flat_map(|pointer| &pointer.views).map(|held| held.written.keyspace.clone()).collect();
+        let gone = |id| !next.all().any(|state| state.id == id);
+        let unneeded = |(id, generation): &(u64, u64), written: &Written| {
+            gone(*id)
+                || (visible.is_some_and(|visible| *generation <= visible) && !held.contains(&written.record.keyspace))
+        };
+        let garbage: Vec<_> = writer.written.extract_if(|key, written| unneeded(key, written)).collect();
+        for ((id, generation), written) in garbage {
+            batch.remove(&self.records, Record::Written(id, generation, written.record).key());
+            dropped.push(written.keyspace);
+        }
+        // A view that comes back must not find a generation that is said to hold it.
+        let forgotten = moment.pointer.iter().flat_map(|pointer| &pointer.views).any(|held| gone(held.id));
+        if let (true, Some(pointer)) = (forgotten, &moment.pointer) {
+            let mut pointer = Pointer::clone(pointer);
+            let (stay, leave): (Vec<_>, Vec<_>) = pointer.views.into_iter().partition(|held| !gone(held.id));
+            for held in leave {
+                pointer.published.views.remove(&held.view.name);
+            }
+            pointer.views = stay;
+            self.point_to(pointer, &mut next)?;
+            forget(&mut next);
+        }
+        if batch.is_empty() && dropped.is_empty() {
+            return Ok(());
+        }
+        batch.commit().map_err(|error| failed("retiring", error))?;
+        self.db.persist(PersistMode::SyncAll).map_err(|error| failed("retiring", error))?;
+        self.show(next);
+        drop(moment);
+        let mut names = HashSet::new();
+        for keyspace in dropped {
+            if names.insert(keyspace.name().clone()) {
+                self.drop_space(keyspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its files go when the last reader lets go of it.
+    fn drop_space(&self, keyspace: Keyspace) -> Result<()> {
+        let name = keyspace.name().clone();
+        self.db.delete_keyspace(keyspace).map_err(|error| failed(format!("dropping `{name}`"), error))
+    }
+}
+
+type Row = (Vec<u8>, Vec<u8>);
+
+/// Gives every view the published value that the pointer has now.
+fn forget(moment: &mut Moment) {
+    let Some(pointer) = moment.pointer.clone() else { return };
+    let states: Vec<_> = moment.all().cloned().collect();
+    for state in states {
+        let Some(generation) = &state.generation else { continue };
+        let Some(held) = pointer.views.iter().find(|held| held.id == state.id) else { continue };
+        let space = generation_space(&pointer, held, &state.record.topic, generation.keyspace.clone());
+        moment.set(ViewMoment { generation: Some(Arc::new(space)), ..ViewMoment::clone(&state) });
+    }
+}
+
+fn count(rows: &mut Rows) -> Result<u64> {
+    let mut counted = 0;
+    while let Some(Some(chunk)) = rows.blocking_recv() {
+        counted += chunk?.num_rows() as u64;
+    }
+    Ok(counted)
+}
+
+/// The offset a segment's deltas reach: the write's own, or the cut that ended the segment before it.
+fn through(write: &DeltaWrite, deltas: &ViewDeltas, segment: Segment) -> u64 {
+    let cuts = deltas.segments.iter().map(|(other, _)| other.start).chain([write.to.segment.start]);
+    cuts.filter(|cut| *cut > segment.start).fold(write.to.offset, u64::min)
+}
+
+/// What the port forbids whatever the store holds.
+fn check_write(write: &DeltaWrite) -> Result<()> {
+    let Progress { offset, segment: open } = write.to;
+    let invalid = |what: String| Err(StoreError::Invalid(format!("a write for {}: {what}", write.partition)));
+    if offset < write.from {
+        return invalid(format!("from {} back to {offset}", write.from));
+    }
+    if open.start > offset {
+        return invalid(format!("the open segment starts at {}, past {offset}", open.start));
+    }
+    let mut views = HashSet::new();
+    for deltas in &write.views {
+        let name = &deltas.view.name;
+        if *deltas.view.source.name != *write.partition.topic {
+            return invalid(format!("view `{name}` is over `{}`", deltas.view.source.name));
+        }
+        if !views.insert((name, &deltas.view.fingerprint)) {
+            return invalid(format!("view `{name}` twice"));
+        }
+        let mut starts = HashSet::new();
+        for (segment, states) in &deltas.segments {
+            let start = segment.start;
+            if start > open.start || segment.marker > open.marker {
+                return invalid(format!("view `{name}` has a segment at {start} past the open one at {}", open.start));
+            }
+            if start >= offset && states.num_rows() > 0 {
+                return invalid(format!("view `{name}` has deltas from {start} on, and they end at {offset}"));
+            }
+            if !starts.insert(start) {
+                return invalid(format!("view `{name}` has the segment at {start} twice"));
+            }
+        }
+    }
+    Ok(())
+}
