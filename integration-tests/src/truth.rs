@@ -142,7 +142,7 @@ impl Truth {
         let columns = view.source.schema.fields().iter().map(|field| column(field, &events)).collect();
         let events = RecordBatch::try_new(view.source.schema.clone(), columns).expect("the source's columns");
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-        context.register_batch(&view.source.name, events).expect("a table of all events");
+        context.register_batch(&*view.source.name, events).expect("a table of all events");
         let rows = context
             .sql(&view.oracle_sql)
             .await

@@ -152,7 +152,11 @@ fn settle_function(statement: &Statement, function: &mut Function, problems: &mu
         ["_partition", "_offset"].map(|column| ascending(Expr::Identifier(Ident::new(column)))).to_vec()
     };
     match order {
-        Some(order) => order.extend(additions),
+        // A place that is named already must not be named twice: DataFusion has no order for that.
+        Some(order) => {
+            let new = additions.into_iter().filter(|addition| order.iter().all(|named| named.expr != addition.expr));
+            order.extend(new.collect::<Vec<_>>());
+        }
         None if additions.is_empty() => {}
         None => list.clauses.insert(0, FunctionArgumentClause::OrderBy(additions)),
     }

@@ -61,6 +61,8 @@ const AGGREGATES: &[&str] = &[
     "median(bytes)",
     "median(ratio)",
     "array_agg(status ORDER BY ts)",
+    "first_value(status ORDER BY ts, _offset)",
+    "last_value(status ORDER BY _offset DESC)",
     "array_agg(user)",
     "array_agg(DISTINCT kind)",
     "string_agg(user, ',' ORDER BY ts)",
