@@ -1,4 +1,5 @@
 //! Tests of the whole.
 
 mod command_line;
+mod oracle;
 mod settings;

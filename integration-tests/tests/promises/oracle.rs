@@ -11,7 +11,7 @@ use batch_layer::Outcome;
 use datafusion::scalar::ScalarValue;
 use futures::FutureExt as _;
 use integration_tests::events::schema;
-use integration_tests::parts::{EmbeddedParts, Parts};
+use integration_tests::parts::EmbeddedParts;
 use integration_tests::truth::difference;
 use integration_tests::world::{Faults, World, number, random_events, seed};
 use rand::rngs::StdRng;
@@ -139,8 +139,8 @@ fn application(random: &mut StdRng, shape: &Shape, version: u32) -> Application 
     loop {
         let mut sql = shape.source();
         for name in 0..random.random_range(1..=2) {
-            let mut aggregates: Vec<&str> =
-                AGGREGATES.choose_multiple(random, random.random_range(1..5)).copied().collect();
+            let count = random.random_range(1..5);
+            let mut aggregates: Vec<&str> = AGGREGATES.choose_multiple(random, count).copied().collect();
             if version > 1 {
                 aggregates.extend(AGGREGATES_OF_TWO.choose(random));
             }
@@ -181,10 +181,10 @@ async fn case(seed: u64, did: &parking_lot::Mutex<Vec<String>>) {
     for _ in 0..random.random_range(6..=14) {
         match random.random_range(0..20) {
             0..=8 => {
-                let events = random_events(&mut random, version, 40);
                 let spare = random.random_range(0..8);
                 // Producers of the first version go on beside those of the second.
                 let written = random.random_range(1..=version);
+                let events = random_events(&mut random, written, 40);
                 note(format!("append {} events of version {written}", events.len()));
                 let delivered = world.append("events", spare, written, &events).await;
                 if let Some(clock) = world.parts.clock() {
