@@ -1,0 +1,3 @@
+//! The whole measured in one run: `./dev bench`.
+
+fn main() {}
