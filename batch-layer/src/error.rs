@@ -26,8 +26,8 @@ pub enum BatchError {
         /// Why it failed.
         source: DataFusionError,
     },
-    /// Views that the visible generation holds cannot be recomputed. A generation without them would lose the events
-    /// whose deltas are gone, so the visible generation stays until their definitions are mended.
+    /// No view can be recomputed: there is nothing to publish. Each stays at its last generation until its definition is
+    /// mended.
     #[error("not published: {}", list(.0))]
     Views(BTreeMap<String, String>),
 }

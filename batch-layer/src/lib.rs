@@ -5,7 +5,7 @@
 //! anywhere is simply run again: markers, segments and rows it left are harmless.
 //!
 //! Read in this order: [`run`] (a run, phase by phase), [`marking`] (its number and its frontier), [`sealed`] (waiting for
-//! the archive), `generation` with `scan`, `dedupe`, `chunks` and `memory` (archive to states), [`schedule`] (the timer). [`recompute`]
+//! the archive), `generation` with `scan`, `dedupe`, `chunks` and `memory` (archive to states), `undecodable` (what could not be read), [`schedule`] (the timer). [`recompute`]
 //! and [`compare`] are the second opinion that `tidemark verify` asks for; they share nothing with the first but the log.
 
 mod chunks;
@@ -13,6 +13,7 @@ pub mod compare;
 mod dedupe;
 pub mod engine;
 pub mod error;
+mod first_failure;
 mod generation;
 pub mod marking;
 mod memory;
@@ -24,6 +25,7 @@ pub mod run;
 mod scan;
 pub mod schedule;
 pub mod sealed;
+mod undecodable;
 
 pub use compare::{Comparison, Difference, compare};
 pub use engine::Settings;

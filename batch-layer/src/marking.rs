@@ -3,8 +3,9 @@
 //! **The number.** A run takes a number higher than every marker and generation it knows of and appends that marker to the
 //! first partition. If no other marker numbered as high stands before it there, the number is this run's alone; else the
 //! run takes a higher one and tries again. So the log itself tells racing runs apart, and what a dead run left is
-//! stepped over. (Runs that do not agree which partition is the first may still share a number. Both are right
-//! then: the frontier below depends on the log alone.)
+//! stepped over. Runs that do not agree which partition is the first (they know different views) find out where they meet: a
+//! number that somebody else has in any partition is given up too. So no two runs over one partition share a number, and rows
+//! written under a number belong to one frontier.
 //!
 //! **The frontier.** In each partition it lies right after the *first* marker numbered N or higher: that is where every
 //! reader of the log cuts. It is usually our own marker; when another run's higher one came first, ours cuts nothing.

@@ -18,6 +18,19 @@ pub enum Phase {
     Retire,
 }
 
+impl Phase {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Seal => "seal",
+            Self::Recompute => "recompute",
+            Self::Publish => "publish",
+            Self::Retire => "retire",
+        }
+    }
+}
+
 /// How far a run has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Progress {

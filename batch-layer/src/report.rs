@@ -19,7 +19,7 @@ pub enum Outcome {
         /// The visible one.
         by: u64,
     },
-    /// No event was appended since the visible generation, which holds every view: nothing was done.
+    /// No event was appended since the visible generation, which holds every view that can be recomputed: nothing was done.
     NothingNew,
     /// It was visible already: the acknowledgement of an earlier publish was lost.
     AlreadyVisible,
@@ -43,18 +43,31 @@ pub struct RunReport {
     pub outcome: Outcome,
     /// Its frontier.
     pub frontier: Offsets,
-    /// Every view, by name.
+    /// Every view, by name. With [`Outcome::NothingNew`]: those that the visible generation had to be made without.
     pub views: BTreeMap<String, ViewReport>,
     /// How many events were decoded, over all views.
     pub records_read: u64,
     /// How many records could not be decoded, over all views.
     pub records_rejected: u64,
+    /// How many of them the run put into the dead letters: those that were not there yet and that it covers first.
+    pub dead_letters: u64,
     /// How many bytes of the archive were read, over all views.
     pub bytes_read: u64,
     /// How many bytes went to the spill directory for want of memory.
     pub bytes_spilled: u64,
     /// How long each phase took, in milliseconds.
     pub phases: BTreeMap<Phase, u64>,
+}
+
+impl RunReport {
+    /// Which views the generation does not hold, each with the reason: they stay at their last one. `None` when it holds all.
+    pub fn failed_views(&self) -> Option<String> {
+        let failed =
+            self.views.iter().filter_map(|(view, report)| Some(format!("view {view}: {}", report.error.as_ref()?)));
+        let failed: Vec<String> = failed.collect();
+        let generation = self.generation;
+        (!failed.is_empty()).then(|| format!("generation {generation} was made without {}", failed.join("; ")))
+    }
 }
 
 /// A run in the history.

@@ -2,7 +2,8 @@
 //!
 //! 1. *Mark*: take a number N, append marker N to every partition of every source's topic, find the frontier.
 //! 2. *Seal*: wait until the archive holds every segment before the frontier. A missing one is an error, never a zero.
-//! 3. *Recompute*: each view over those segments, into generation N, which nobody sees yet.
+//! 3. *Recompute*: each view over those segments, into generation N, which nobody sees yet. Events that nobody can decode go
+//!    to the dead letters.
 //! 4. *Publish*: one switch of (N, frontier, fingerprints), decided by the store.
 //! 5. *Retire* what no reader can need any more.
 //!
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use datafusion::error::DataFusionError;
 use event_log::archive::{Archive, ArchivedSegment};
+use event_log::dead_letter::DeadLetters;
 use event_log::registry::SchemaRegistry;
 use event_log::{EventLog, LogError};
 use futures::StreamExt;
@@ -25,6 +27,7 @@ use views::{Offset, Offsets, Published, Segment, TopicPartition, View, ViewError
 
 use crate::engine::{Engine, Settings};
 use crate::error::{BatchError, Result};
+use crate::first_failure;
 use crate::generation;
 use crate::marking::{self, Cut};
 use crate::progress::{Phase, Progress, RunProgress};
@@ -32,6 +35,7 @@ use crate::report::{FinishedRun, Outcome, RunReport, ViewReport};
 use crate::retention;
 use crate::scan::{ArchiveScan, ReadCounters};
 use crate::sealed::SealedUpTo;
+use crate::undecodable::Undecoded;
 
 /// How many finished runs are remembered.
 const HISTORY: usize = 100;
@@ -56,6 +60,8 @@ pub struct BatchLayer {
     running: tokio::sync::Mutex<()>,
     current: Mutex<Option<Progress>>,
     history: Mutex<VecDeque<FinishedRun>>,
+    /// The last generation that this object made, and the views that could not be recomputed for it.
+    left_out: Mutex<(u64, BTreeMap<String, ViewReport>)>,
 }
 
 impl BatchLayer {
@@ -88,6 +94,7 @@ impl BatchLayer {
             running: tokio::sync::Mutex::new(()),
             current: Mutex::default(),
             history: Mutex::default(),
+            left_out: Mutex::default(),
         })
     }
 
@@ -105,8 +112,14 @@ impl BatchLayer {
     pub async fn run(&self, full: bool, progress: &dyn RunProgress) -> Result<RunReport> {
         let _running = self.running.try_lock().map_err(|_| BatchError::Busy)?;
         let (started_at, started) = ((self.clock)(), Instant::now());
-        let run =
-            Run { layer: self, progress, read: Arc::default(), spilled: AtomicU64::new(0), phases: Mutex::default() };
+        let run = Run {
+            layer: self,
+            progress,
+            read: Arc::default(),
+            spilled: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            phases: Mutex::default(),
+        };
         let result = run.run(full).await;
         let mut history = self.history.lock();
         if history.len() == HISTORY {
@@ -143,9 +156,20 @@ impl BatchLayer {
         Ok(marking::partitions(self.log.as_ref(), &self.topics()).await?)
     }
 
-    /// Whether the visible generation is all there is to know.
+    /// The views that this object tried in vain to have in a generation.
+    fn left_out_of(&self, generation: u64) -> BTreeMap<String, ViewReport> {
+        let left_out = self.left_out.lock();
+        if left_out.0 == generation { left_out.1.clone() } else { BTreeMap::new() }
+    }
+
+    /// Whether the visible generation is all there is to know. A view that could not be recomputed cannot be now, over the same
+    /// events.
     async fn is_up_to_date(&self, published: &Published) -> Result<bool> {
-        if !self.views.iter().all(|view| published.views.get(&view.name) == Some(&view.fingerprint)) {
+        let left_out = self.left_out_of(published.generation);
+        let is_there = |view: &Arc<View>| {
+            published.views.get(&view.name) == Some(&view.fingerprint) || left_out.contains_key(&*view.name)
+        };
+        if !self.views.iter().all(is_there) {
             return Ok(false);
         }
         for partition in self.partitions().await? {
@@ -179,6 +203,7 @@ struct Run<'a> {
     progress: &'a dyn RunProgress,
     read: Arc<ReadCounters>,
     spilled: AtomicU64,
+    dead_letters: AtomicU64,
     phases: Mutex<BTreeMap<Phase, u64>>,
 }
 
@@ -199,12 +224,14 @@ impl Run<'_> {
             // The run before may have died between publishing and retiring.
             self.timed(Phase::Retire, store.retire(views)).await?;
             let Published { generation, frontier, .. } = published;
-            return Ok(self.report(generation, Outcome::NothingNew, frontier, BTreeMap::new()));
+            let left_out = self.layer.left_out_of(generation);
+            return Ok(self.report(generation, Outcome::NothingNew, frontier, left_out));
         }
 
         let Numbered { number, published, frontier, partitions } = self.timed(Phase::Mark, self.mark()).await?;
         let segments = self.timed(Phase::Seal, self.seal(number, &frontier, &partitions)).await?;
         let recomputed = self.timed(Phase::Recompute, self.recompute(number, &segments)).await?;
+        self.report_undecodable(published.as_ref(), segments).await?;
 
         let next = Published {
             generation: number,
@@ -214,8 +241,16 @@ impl Run<'_> {
                 .filter(|view| recomputed[&*view.name].error.is_none())
                 .map(|view| (view.name.clone(), view.fingerprint.clone()))
                 .collect(),
+            // Left to the store: views that this run does not hold stay at what they have.
+            behind: Vec::new(),
         };
-        let outcome = self.timed(Phase::Publish, self.publish(&next, &recomputed)).await?;
+        if next.views.is_empty() && !views.is_empty() {
+            let failed = recomputed.into_iter().filter_map(|(view, report)| Some((view, report.error?)));
+            return Err(BatchError::Views(failed.collect()));
+        }
+        let outcome = self.timed(Phase::Publish, self.publish(&next)).await?;
+        let left_out = recomputed.iter().filter(|(_, report)| report.error.is_some());
+        *self.layer.left_out.lock() = (number, left_out.map(|(view, report)| (view.clone(), report.clone())).collect());
         self.update(number, Phase::Retire, None, 0, 1);
         self.timed(Phase::Retire, store.retire(views)).await?;
         self.update(number, Phase::Retire, None, 1, 1);
@@ -226,7 +261,7 @@ impl Run<'_> {
     async fn mark(&self) -> Result<Numbered> {
         let BatchLayer { log, archive, store, .. } = self.layer;
         let mut highest = 0;
-        loop {
+        'number: loop {
             let published = store.published().await?;
             highest = highest.max(published.as_ref().map_or(0, |published| published.generation));
             let mut known: BTreeMap<TopicPartition, Segment> = BTreeMap::new();
@@ -255,7 +290,12 @@ impl Run<'_> {
                 }
                 self.update(number, Phase::Mark, None, cuts.len() as u64, partitions.len() as u64);
                 let end = known.get(partition).copied().unwrap_or(Segment::FIRST);
-                let (_, cut) = marking::mark(log.as_ref(), partition, end, number).await?;
+                let (own, cut) = marking::mark(log.as_ref(), partition, end, number).await?;
+                if cut.marker == number && cut.offset != own + 1 {
+                    // A run that does not have our first partition took the number too.
+                    highest = number;
+                    continue 'number;
+                }
                 cuts.insert(partition.clone(), cut);
             }
             self.update(number, Phase::Mark, None, cuts.len() as u64, partitions.len() as u64);
@@ -343,7 +383,7 @@ impl Run<'_> {
         let generation = match generation::rows(&engine.session(view), view, &scan, retention::horizon(view, now)).await
         {
             Ok(generation) => generation,
-            Err(error) => return failed(view, error),
+            Err(error) => return failed(view, &scan, error).await,
         };
         // The store sees only that its input failed; why, and whose fault it is, is kept here.
         let cause: Arc<Mutex<Option<ViewError>>> = Arc::default();
@@ -366,29 +406,47 @@ impl Run<'_> {
         drop(write);
         let spilled = generation.plans.iter().map(|plan| spilled_bytes(plan.as_ref())).sum();
         self.spilled.fetch_add(spilled, Ordering::Relaxed);
-        if let Some(error) = cause.lock().take() {
-            return failed(view, error);
+        let cause = cause.lock().take();
+        if let Some(error) = cause {
+            return failed(view, &scan, error).await;
         }
         let rows = written?;
         self.update(number, Phase::Recompute, Some(&view.name), total, total);
         Ok(Recomputed::Rows(rows))
     }
 
-    /// Phase 4.
-    async fn publish(&self, next: &Published, recomputed: &BTreeMap<String, ViewReport>) -> Result<Outcome> {
-        let BatchLayer { store, views, .. } = self.layer;
-        self.update(next.generation, Phase::Publish, None, 0, 1);
-        let visible = store.published().await?;
-        let lost: BTreeMap<String, String> = views
-            .iter()
-            .filter(|view| {
-                visible.as_ref().is_some_and(|visible| visible.views.get(&view.name) == Some(&view.fingerprint))
-            })
-            .filter_map(|view| Some((view.name.to_string(), recomputed[&*view.name].error.clone()?)))
-            .collect();
-        if !lost.is_empty() {
-            return Err(BatchError::Views(lost));
+    /// What the generation covers and the visible one does not, no speed layer may ever look at: what of it cannot be decoded
+    /// goes to the dead letters first.
+    async fn report_undecodable(
+        &self,
+        published: Option<&Published>,
+        segments: BTreeMap<Arc<str>, Vec<ArchivedSegment>>,
+    ) -> Result<()> {
+        let BatchLayer { log, archive, registry, views, .. } = self.layer;
+        let letters = DeadLetters::new(log.clone(), registry.clone());
+        let undecoded = Undecoded { archive, registry, letters };
+        for (topic, mut segments) in segments {
+            let covered =
+                |partition: &TopicPartition| published.and_then(|published| published.frontier.get(partition));
+            segments.retain(|segment| {
+                let is_new = segment.start >= covered(&segment.partition).unwrap_or(0);
+                is_new && !self.read.clean.lock().contains(&segment.id())
+            });
+            if let Some(view) = views.iter().find(|view| view.source.name == topic) {
+                let put = undecoded.report(&view.source, &segments).await?;
+                self.dead_letters.fetch_add(put, Ordering::Relaxed);
+                if put > 0 {
+                    tracing::warn!(topic = &*topic, events = put, "not decodable, now in the dead letters");
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Phase 4.
+    async fn publish(&self, next: &Published) -> Result<Outcome> {
+        let BatchLayer { store, .. } = self.layer;
+        self.update(next.generation, Phase::Publish, None, 0, 1);
         let outcome = match store.publish(next).await? {
             PublishOutcome::Published => Outcome::Published,
             PublishOutcome::AlreadyVisible => Outcome::AlreadyVisible,
@@ -425,6 +483,7 @@ impl Run<'_> {
             views,
             records_read: self.read.records.load(Ordering::Relaxed),
             records_rejected: self.read.rejected.load(Ordering::Relaxed),
+            dead_letters: self.dead_letters.load(Ordering::Relaxed),
             bytes_read: self.read.bytes.load(Ordering::Relaxed),
             bytes_spilled: self.spilled.load(Ordering::Relaxed),
             phases: self.phases.lock().clone(),
@@ -433,19 +492,25 @@ impl Run<'_> {
 }
 
 /// Whose fault it is that a view could not be recomputed: the view's (or its events'), or the run's.
-fn failed(view: &View, error: ViewError) -> Result<Recomputed> {
+async fn failed(view: &Arc<View>, scan: &ArchiveScan, error: ViewError) -> Result<Recomputed> {
     let ViewError::Evaluate(source) = error else {
         return Ok(Recomputed::Failed(error.to_string()));
     };
-    let of_the_run = match source.find_root() {
-        DataFusionError::External(error) => error.is::<LogError>(),
-        DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => true,
-        _ => false,
+    let of_one_event = match source.find_root() {
+        DataFusionError::External(error) if error.is::<LogError>() => None,
+        DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => None,
+        DataFusionError::ResourcesExhausted(_) => Some(false),
+        _ => Some(true),
     };
-    if of_the_run {
-        return Err(BatchError::Engine { view: view.name.to_string(), source });
+    let reason = source.strip_backtrace();
+    match of_one_event {
+        None => Err(BatchError::Engine { view: view.name.to_string(), source }),
+        Some(false) => Ok(Recomputed::Failed(reason)),
+        Some(true) => Ok(Recomputed::Failed(match first_failure::place(view, scan).await? {
+            Some((partition, offset)) => format!("{partition} at offset {offset}: {reason}"),
+            None => reason,
+        })),
     }
-    Ok(Recomputed::Failed(source.strip_backtrace()))
 }
 
 /// A frontier that also names what the visible one says of topics that no view reads any more, so that it does not move back.

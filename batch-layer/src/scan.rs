@@ -5,6 +5,7 @@
 //! task, as in DataFusion's own file scans.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,18 +18,21 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use event_log::LogError;
-use event_log::archive::{Archive, ArchivedSegment, SegmentScan};
+use event_log::archive::{Archive, ArchivedSegment, SegmentHeader, SegmentScan};
 use event_log::registry::SchemaRegistry;
 use futures::stream;
-use views::Source;
+use parking_lot::Mutex;
+use views::{SegmentId, Source};
 
 /// How much has been read so far.
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounters {
     pub(crate) records: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Records that could not be decoded. They count nowhere; the speed layer puts them where they can be looked at.
+    /// Records that could not be decoded. They count nowhere; see [`crate::undecodable`].
     pub(crate) rejected: AtomicU64,
+    /// Segments that were read to their end without any.
+    pub(crate) clean: Mutex<BTreeSet<SegmentId>>,
 }
 
 /// Some segments of a source, and some of its columns.
@@ -128,6 +132,10 @@ impl Reader {
             }
             if let Some(scanned) = self.open.take() {
                 read.rejected.fetch_add(scanned.rejected().len() as u64, Ordering::Relaxed);
+                if scanned.rejected().is_empty() {
+                    let SegmentHeader { partition, start, .. } = scanned.header();
+                    read.clean.lock().insert(SegmentId { partition: partition.clone(), start: *start });
+                }
             }
             let Some(segment) = self.segments.next() else {
                 return Ok(None);

@@ -11,7 +11,7 @@
 //! file's record is `_offset`, `_append_time`, `_key` and `event`, the value's bytes as they are in the log.
 //!
 //! **Same bytes from everybody.** The sync marker is a hash of the segment's place, blocks are closed at 1 MiB, and zstd runs at
-//! level 3 with a content checksum. (Another version of zstd may compress differently; then the records decide whether two
+//! level 6 with a content checksum. (Another version of zstd may compress differently; then the records decide whether two
 //! objects are equal.)
 //!
 //! **Verified.** The header holds the segment's place, its count, first and last offset, the markers around it, the length and

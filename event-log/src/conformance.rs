@@ -428,7 +428,7 @@ async fn new_partition(log: &dyn EventLog) -> TopicPartition {
 
 /// Event `number` of `writer`; all are of one length.
 fn event(writer: u64, number: u64) -> Content {
-    let key = (writer % 2 == 0).then(|| Bytes::from(format!("key {number:04}")));
+    let key = writer.is_multiple_of(2).then(|| Bytes::from(format!("key {number:04}")));
     Content::Event { key, value: format!("writer {writer:04} event {number:08}").into() }
 }
 

@@ -1,12 +1,21 @@
 //! Dead letters: what could not be accepted or decoded, kept with the reason and the original bytes in the topic
 //! `{topic}.dead-letters`.
+//!
+//! What a request brought is put there before the request is answered. For events that others wrote into the log there is one rule:
+//! *whoever takes a view past an event that cannot be decoded has put it into the dead letters before.* The speed layer does
+//! so before it writes deltas and progress. Where a published frontier lets it jump, the batch layer has done so before it
+//! published, unless they were there already. So none is missing; after a crash in between, one may be there twice, under the
+//! same key: its place.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use views::Offset;
+use views::{Offset, TopicPartition};
 
 use crate::encode::wire::{get_bytes, get_long, put_bytes, put_frame, put_long, split_frame};
 use crate::error::{LogError, Result};
-use crate::log::NewRecord;
+use crate::log::{Content, EventLog, NewRecord, ReadLimit, TopicSpec};
+use crate::registry::SchemaRegistry;
 
 /// The Avro schema of dead letters, registered under `{topic}.dead-letters-value`.
 pub const SCHEMA: &str = r#"{
@@ -25,6 +34,114 @@ pub const SCHEMA: &str = r#"{
     {"name": "received_at", "type": {"type": "long", "logicalType": "timestamp-micros"}}
   ]
 }"#;
+
+/// How many records a segment of a dead-letter topic has.
+const SEGMENT_RECORDS: u64 = 1 << 20;
+/// How many bytes of originals one append takes.
+const APPEND_BYTES: usize = 4 << 20;
+const READ_RECORDS: usize = 4096;
+
+/// The topic that takes the dead letters of `topic`.
+pub fn topic_of(topic: &str) -> TopicSpec {
+    TopicSpec { name: format!("{topic}.dead-letters"), partitions: 1, segment_records: SEGMENT_RECORDS }
+}
+
+/// An event of the log that cannot be decoded.
+#[derive(Debug, Clone)]
+pub struct Undecodable {
+    /// Its place in its partition.
+    pub offset: Offset,
+    /// Why it cannot be decoded.
+    pub reason: String,
+    /// The bytes as they are in the log.
+    pub original: Bytes,
+}
+
+/// Puts events that are in the log and cannot be decoded into the dead letters of their topic.
+#[derive(Clone)]
+pub struct DeadLetters {
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+}
+
+impl DeadLetters {
+    /// The dead letters of a log.
+    pub fn new(log: Arc<dyn EventLog>, registry: Arc<dyn SchemaRegistry>) -> Self {
+        Self { log, registry }
+    }
+
+    /// Puts events of a partition there, in order. They are durable when this returns; after an error, some may be.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log and the registry.
+    pub async fn put(&self, of: &TopicPartition, events: Vec<Undecodable>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let topic = topic_of(&of.topic);
+        let subject = crate::encode::value_subject(&topic.name);
+        let schema_id = self.registry.register(&subject, SCHEMA).await?;
+        if !self.log.topics().await?.iter().any(|known| known.name == topic.name) {
+            self.log.create_topic(&topic).await?;
+        }
+        let to = TopicPartition::new(topic.name, 0);
+        let received_at = chrono::Utc::now().timestamp_micros();
+        let (mut letters, mut bytes) = (Vec::new(), 0);
+        for Undecodable { offset, reason, original } in events {
+            bytes += original.len() + reason.len();
+            let origin = Origin::Log { partition: of.partition, offset };
+            let topic = of.topic.to_string();
+            let letter = DeadLetter { reason, topic, origin, content_type: None, original, received_at };
+            letters.push(letter.to_record(schema_id));
+            if bytes >= APPEND_BYTES {
+                self.log.append(&to, std::mem::take(&mut letters)).await?;
+                bytes = 0;
+            }
+        }
+        if !letters.is_empty() {
+            self.log.append(&to, letters).await?;
+        }
+        Ok(())
+    }
+
+    /// Names the place of every event of the log that is in the dead letters of `topic`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the log.
+    pub async fn places(&self, topic: &str, mut seen: impl FnMut(u32, Offset)) -> Result<()> {
+        let topic = topic_of(topic).name;
+        if !self.log.topics().await?.iter().any(|known| known.name == topic) {
+            return Ok(());
+        }
+        let bounds = self.log.bounds(&topic).await?;
+        let letters = TopicPartition::new(topic, 0);
+        let mut from = bounds.first().map_or(0, |kept| kept.start);
+        loop {
+            let records = self.log.read(&letters, from, ReadLimit::records(READ_RECORDS)).await?;
+            let Some(last) = records.last() else { return Ok(()) };
+            from = last.offset + 1;
+            for record in &records {
+                if let Content::Event { key: Some(key), .. } = &record.content
+                    && let Some((partition, offset)) = place_of(key)
+                {
+                    seen(partition, offset);
+                }
+            }
+        }
+    }
+}
+
+/// The key of a letter from the log: its place.
+fn key_of(partition: u32, offset: Offset) -> Bytes {
+    Bytes::from(format!("{partition}/{offset}"))
+}
+
+fn place_of(key: &[u8]) -> Option<(u32, Offset)> {
+    let (partition, offset) = std::str::from_utf8(key).ok()?.split_once('/')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
 
 /// Where a dead letter comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +206,7 @@ impl DeadLetter {
         put_long(&mut out, self.received_at);
         let key = match self.origin {
             Origin::Http { .. } => None,
-            Origin::Log { partition, offset } => Some(Bytes::from(format!("{partition}/{offset}"))),
+            Origin::Log { partition, offset } => Some(key_of(partition, offset)),
         };
         NewRecord::Event { key, value: out.into() }
     }

@@ -18,8 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::i256;
 use uuid::Uuid;
-use views::Source;
 use views::avro::{Record, Type};
+use views::{Source, View};
 
 use crate::decode::resolve::Resolution;
 use crate::error::{LogError, Result};
@@ -61,7 +61,13 @@ pub struct EventEncoder {
     /// The schema read as itself: finds the key field in a datum.
     own: Resolution,
     key: Option<(usize, Type)>,
+    /// Fields that may not be long together.
+    short: Vec<Vec<usize>>,
 }
+
+/// How many bytes the fields that one view groups by may have together. The view can then keep the group, unless its
+/// expressions make something much longer of them.
+pub const MAX_GROUP_FIELDS: usize = 56 << 10;
 
 impl EventEncoder {
     /// An encoder for `source`, whose schema has `schema_id` in the registry.
@@ -86,7 +92,14 @@ impl EventEncoder {
                 Some((index, data))
             }
         };
-        Ok(Self { subject: value_subject(&source.name), schema_id, record, fields, own, key })
+        Ok(Self { subject: value_subject(&source.name), schema_id, record, fields, own, key, short: Vec::new() })
+    }
+
+    /// The same encoder, which also refuses events whose groups these views could not keep (see [`MAX_GROUP_FIELDS`]): a view
+    /// stops at such an event, so it must not be acknowledged.
+    pub fn for_views<'v>(mut self, views: impl IntoIterator<Item = &'v View>) -> Self {
+        self.short = views.into_iter().map(View::group_fields).filter(|fields| !fields.is_empty()).collect();
+        self
     }
 
     /// Encodes one JSON object.
@@ -113,7 +126,29 @@ impl EventEncoder {
             (Some((_, data)), Some((start, end))) => key_text(data, &out[start..end.min(out.len())]),
             _ => None,
         };
+        self.check_groups(&out[wire::FRAME_BYTES..])?;
         Ok(EncodedEvent { key, value: out.into() })
+    }
+
+    /// Refuses a datum of the source's own schema that some view could not group.
+    fn check_groups(&self, datum: &[u8]) -> Result<(), Problem> {
+        if datum.len() <= MAX_GROUP_FIELDS {
+            return Ok(());
+        }
+        for fields in &self.short {
+            let length = |index: &usize| self.own.field(datum, *index).map_or(0, <[u8]>::len);
+            let all: usize = fields.iter().map(length).sum();
+            if all > MAX_GROUP_FIELDS
+                && let Some(longest) = fields.iter().max_by_key(|index| length(index))
+            {
+                let problem = Problem::new(format!(
+                    "{} bytes are too many: what a view groups by may have {MAX_GROUP_FIELDS} together",
+                    length(longest)
+                ));
+                return Err(problem.within_field(&self.record.fields[*longest].name));
+            }
+        }
+        Ok(())
     }
 
     /// The key in a datum of the source's own schema.

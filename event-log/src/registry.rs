@@ -42,7 +42,8 @@ pub trait SchemaRegistry: Send + Sync + 'static {
     async fn schema(&self, id: u32) -> Result<Arc<str>>;
 }
 
-/// The registry in a local directory: one file per schema, `00000001.json` and so on, never changed once written.
+/// The registry in a local directory: one file per schema, `00000001.json` and so on, never changed once written; and `highest`, the
+/// id of the last one: without it, a last file that is missing could not be missed, and its id would be given to another schema.
 ///
 /// One process opens it at a time.
 #[derive(Debug)]
@@ -63,6 +64,9 @@ struct Entry {
     schema: Arc<str>,
     record: Record,
 }
+
+/// The file that names the last schema.
+const HIGHEST: &str = "highest";
 
 /// What a file holds.
 #[derive(Serialize, Deserialize)]
@@ -107,6 +111,16 @@ impl EmbeddedRegistry {
             }
             entries.push(read_entry(&dir, id)?);
         }
+        let there = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let highest = read_highest(&dir)?;
+        if highest > there {
+            let missing = dir.join(file_name(there + 1));
+            return Err(LogError::Damaged(format!("{} is missing, but it was registered", missing.display())));
+        }
+        // A crash came in between.
+        if highest < there {
+            write_highest(&dir, there)?;
+        }
         Ok(Self { shared: Arc::new(Shared { dir, entries: Mutex::new(entries) }) })
     }
 }
@@ -150,9 +164,40 @@ impl Shared {
         }
         let id = u32::try_from(entries.len() + 1).map_err(|_| LogError::Invalid("too many schemas".to_owned()))?;
         write_entry(&self.dir, id, &subject, &schema)?;
+        write_highest(&self.dir, id)?;
         entries.push(Entry { subject, schema: schema.into(), record });
         Ok(id)
     }
+}
+
+/// The id of the last schema, as far as it was noted: `{id} {crc32 of that}`.
+fn read_highest(dir: &Path) -> Result<u32> {
+    let path = dir.join(HIGHEST);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == ErrorKind::InvalidData => String::new(),
+        Err(e) => return Err(LogError::unavailable(format!("reading {}", path.display()), e)),
+    };
+    let id = text.split(' ').next().and_then(|id| id.parse().ok());
+    let id = id.filter(|id| highest_text(*id) == text);
+    id.ok_or_else(|| LogError::Damaged(format!("{}: the checksum does not match", path.display())))
+}
+
+fn write_highest(dir: &Path, id: u32) -> Result<()> {
+    let new = dir.join("highest.new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(highest_text(id).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(HIGHEST))?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|e: std::io::Error| LogError::unavailable(format!("writing {}", new.display()), e))
+}
+
+fn highest_text(id: u32) -> String {
+    format!("{id} {:08x}\n", crc32fast::hash(&id.to_be_bytes()))
 }
 
 fn file_name(id: u32) -> String {

@@ -7,23 +7,17 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use event_log::embedded::{Host, Machine};
 use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
 use event_log::{EmbeddedLog, EmbeddedOptions, EventLog};
-use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
-use view_store::error::Result;
-use view_store::{
-    DeltaWrite, EmbeddedStore, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
-};
-use views::{Published, SegmentId, TopicPartition, View};
+use view_store::{EmbeddedStore, ViewStore};
 
 /// No test waits longer than this for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -170,11 +164,9 @@ impl Parts for EmbeddedParts {
     }
 
     async fn lose_states(&self) {
-        when_free("the view store", || match std::fs::remove_dir_all(self.views()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        })
-        .await;
+        // Opened once, so that whoever had it is surely gone.
+        drop(when_free("the view store", || EmbeddedStore::open(&self.views(), Default::default())).await);
+        std::fs::remove_dir_all(self.views()).expect("a folder that nobody has open");
     }
 
     fn scratch(&self) -> &Path {
@@ -200,76 +192,5 @@ pub async fn when_free<T, E: std::fmt::Display>(what: &str, open: impl Fn() -> s
             Err(error) if started.elapsed() > PATIENCE => panic!("{what}: {error}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
-    }
-}
-
-/// A view store that can be cut off: from then on every call fails, as all calls of a process do that was killed.
-pub struct Severable {
-    store: Arc<dyn ViewStore>,
-    is_cut: AtomicBool,
-}
-
-impl Severable {
-    /// The store, not cut off yet.
-    pub fn new(store: Arc<dyn ViewStore>) -> Self {
-        Self { store, is_cut: AtomicBool::new(false) }
-    }
-
-    /// Lets no further call through.
-    pub fn cut(&self) {
-        self.is_cut.store(true, Ordering::SeqCst);
-    }
-
-    fn through(&self) -> Result<&dyn ViewStore> {
-        if self.is_cut.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("any call", "the process is gone"));
-        }
-        Ok(self.store.as_ref())
-    }
-}
-
-#[async_trait]
-impl ViewStore for Severable {
-    async fn published(&self) -> Result<Option<Published>> {
-        self.through()?.published().await
-    }
-
-    async fn read(&self, view: &Arc<View>, range: &KeyRange) -> Result<ViewRead> {
-        self.through()?.read(view, range).await
-    }
-
-    async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress> {
-        self.through()?.progress(view, partition).await
-    }
-
-    async fn deltas(
-        &self,
-        view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
-        groups: &RecordBatch,
-    ) -> Result<RecordBatch> {
-        self.through()?.deltas(view, segment, marker, groups).await
-    }
-
-    async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {
-        self.through()?.write_deltas(write).await
-    }
-
-    async fn write_generation(
-        &self,
-        view: &Arc<View>,
-        generation: u64,
-        rows: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<u64> {
-        self.through()?.write_generation(view, generation, rows).await
-    }
-
-    async fn publish(&self, next: &Published) -> Result<PublishOutcome> {
-        self.through()?.publish(next).await
-    }
-
-    async fn retire(&self, views: &[Arc<View>]) -> Result<()> {
-        self.through()?.retire(views).await
     }
 }

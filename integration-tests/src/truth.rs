@@ -18,6 +18,9 @@ use views::{Offset, Position, Source, TopicPartition, View};
 
 use crate::events::{Event, Placed, column};
 
+/// A marker that cuts nothing.
+const NO_CUT: Content = Content::Marker(0);
+
 /// What is known about one topic's log.
 #[derive(Default)]
 pub struct Truth {
@@ -71,7 +74,8 @@ impl Truth {
             read_to_end(log, partition, &mut again).await;
             assert!(again.len() >= records.len(), "{partition} ended at {} and ends at {}", records.len(), again.len());
             for (before, now) in records.iter().zip(&again) {
-                assert_eq!(before, now, "{partition} changed");
+                let vanished = matches!(before.content, Content::Marker(_)) && now.content == NO_CUT;
+                assert!(before == now || vanished, "{partition}: {before:?} became {now:?}");
             }
         }
     }
@@ -143,10 +147,8 @@ impl Truth {
         let events = RecordBatch::try_new(view.source.schema.clone(), columns).expect("the source's columns");
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
         context.register_batch(&*view.source.name, events).expect("a table of all events");
-        let rows = context
-            .sql(&view.oracle_sql)
-            .await
-            .and_then(|frame| Ok((Arc::new(frame.schema().as_arrow().clone()), frame)));
+        let rows =
+            context.sql(&view.oracle_sql).await.map(|frame| (Arc::new(frame.schema().as_arrow().clone()), frame));
         let (schema, frame) = rows.unwrap_or_else(|error| panic!("{}: {error}", view.oracle_sql));
         let rows = frame.collect().await.unwrap_or_else(|error| panic!("{}: {error}", view.oracle_sql));
         concat_batches(rows.first().map_or(&schema, |rows| rows.schema_ref()), &rows).expect("one batch")
@@ -154,18 +156,29 @@ impl Truth {
 }
 
 async fn read_to_end(log: &dyn EventLog, partition: &TopicPartition, records: &mut Vec<Record>) {
+    let bounds = log.bounds(&partition.topic).await.expect("the bounds of the topic");
+    let end = bounds.get(partition.partition as usize).expect("the partition").end;
     loop {
-        let next = records.last().map_or(0, |record| record.offset + 1);
+        let next = records.len() as Offset;
         let more = log.read(partition, next, ReadLimit::records(10_000)).await;
         let more = more.unwrap_or_else(|error| panic!("reading {partition} from {next}: {error}"));
         if more.is_empty() {
-            return;
+            return skip_to(records, end);
         }
         for record in more {
-            // The embedded log has no gaps: a record that is left out would show here.
-            assert_eq!(record.offset, records.last().map_or(0, |record| record.offset + 1), "{partition} has a gap");
+            skip_to(records, record.offset);
+            assert_eq!(record.offset, records.len() as Offset, "{partition} goes back");
             records.push(record);
         }
+    }
+}
+
+/// The archive does not keep markers that cut nothing (dead and racing runs leave them). An acknowledged event that is left
+/// out shows: its place is then no event's.
+fn skip_to(records: &mut Vec<Record>, end: Offset) {
+    let append_time = records.last().map_or(0, |record| record.append_time);
+    for offset in records.len() as Offset..end {
+        records.push(Record { offset, append_time, content: NO_CUT });
     }
 }
 

@@ -5,6 +5,7 @@
 //! in the middle of whatever they do, [`World::stop`] gracefully. What the world knows about the log ([`Truth`]) stays.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use event_log::archive::Archive;
 use event_log::archiver::{Archiver, ArchiverOptions};
 use event_log::encode::{EventEncoder, partition_for, value_subject};
 use event_log::faulty_objects::{FaultyObjects, ObjectFaults};
+use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
 use event_log::{Content, EventLog, FaultyLog, LogError, LogFaults, TopicSpec};
 use futures::StreamExt as _;
@@ -25,11 +27,13 @@ use rand::rngs::StdRng;
 use speed_layer::{SpeedLayer, SpeedSettings};
 use tidemark::ports::DeadLetters;
 use view_store::{FaultRates, FaultyStore, KeyRange, ViewStore};
+use views::view::Fingerprint;
 use views::{Application, ApplicationFile, Fold, Offset, Position, Published, TopicPartition, View};
 
 use crate::events::Event;
-use crate::parts::{PATIENCE, Parts, Ports, Severable, when_free};
+use crate::parts::{PATIENCE, Parts, Ports, when_free};
 use crate::truth::{Truth, difference};
+use crate::wrappers::{FaultyRegistry, Severable};
 
 /// How likely what goes wrong is, in every port.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +44,14 @@ pub struct Faults {
     pub objects: ObjectFaults,
     /// In the view store.
     pub store: FaultRates,
+    /// In the registry: the part of the calls that fail.
+    pub registry: f64,
 }
 
 impl Faults {
     /// Nothing goes wrong.
     pub fn none() -> Self {
-        Self { log: LogFaults::NONE, objects: ObjectFaults::default(), store: FaultRates::NONE }
+        Self { log: LogFaults::NONE, objects: ObjectFaults::default(), store: FaultRates::NONE, registry: 0.0 }
     }
 
     /// About one call in `n` goes wrong each way it can, and some take a little longer.
@@ -63,6 +69,7 @@ impl Faults {
             },
             objects: ObjectFaults { fails: rate, lost: rate, slow: delay, slowness: longest_delay },
             store: FaultRates { delay, longest_delay, ..FaultRates::one_in(n) },
+            registry: rate,
         }
     }
 }
@@ -85,9 +92,10 @@ pub struct Running {
     faulty_log: Arc<FaultyLog>,
     faulty_objects: Arc<FaultyObjects>,
     faulty_store: Arc<FaultyStore>,
+    faulty_registry: Arc<FaultyRegistry>,
     severable: Arc<Severable>,
-    /// Owners of the same partitions, each with a number that names its folder.
-    speed: BTreeMap<u32, Arc<SpeedLayer>>,
+    /// Owners of the same partitions, each with a number that names its folder, and the view store as he sees it.
+    speed: BTreeMap<u32, (Arc<SpeedLayer>, Arc<Severable>)>,
 }
 
 /// One moment of a view.
@@ -111,6 +119,8 @@ pub struct World {
     pub truth: Truth,
     /// What was published last, as far as it was seen.
     pub visible: Option<Published>,
+    /// How far each view reached when it was last looked at.
+    reached: BTreeMap<(Arc<str>, Fingerprint), Position>,
     running: Option<Running>,
     encoders: BTreeMap<u32, EventEncoder>,
 }
@@ -134,6 +144,7 @@ impl World {
             application: Arc::new(application),
             truth: Truth::default(),
             visible: None,
+            reached: BTreeMap::new(),
             running: None,
             encoders: BTreeMap::new(),
         }
@@ -175,6 +186,7 @@ impl World {
         let faulty_log = Arc::new(FaultyLog::new(plain.log.clone(), seed, faults.log));
         let faulty_objects = Arc::new(FaultyObjects::new(plain.objects.clone(), faults.objects, seed));
         let faulty_store = Arc::new(FaultyStore::new(plain.store.clone(), seed, faults.store));
+        let faulty_registry = Arc::new(FaultyRegistry::new(plain.registry.clone(), seed, faults.registry));
         let severable = Arc::new(Severable::new(faulty_store.clone()));
         let store: Arc<dyn ViewStore> = severable.clone();
         let archive = Arc::new(Archive::new(faulty_objects.clone(), ""));
@@ -185,7 +197,7 @@ impl World {
         let archiver = Arc::new(Archiver::start(
             faulty_log.clone(),
             archive.clone(),
-            plain.registry.clone(),
+            faulty_registry.clone(),
             topics,
             ArchiverOptions {
                 retention: self.application.sources.iter().map(|it| (it.name.to_string(), it.retention)).collect(),
@@ -202,7 +214,7 @@ impl World {
             settings.target_partitions = 2;
             settings.batch_rows = 64;
             let views = self.application.views.clone();
-            let (log, registry) = (log.clone(), plain.registry.clone());
+            let (log, registry) = (log.clone(), faulty_registry.clone());
             let layer =
                 BatchLayer::new(log, archive.clone(), registry, store.clone(), views, archiver.clone(), settings);
             Arc::new(layer.expect("a batch layer"))
@@ -218,9 +230,14 @@ impl World {
             faulty_log,
             faulty_objects,
             faulty_store,
+            faulty_registry,
             severable,
             speed: BTreeMap::new(),
         });
+        // Whoever retires under another application lets go of the views that it does not have.
+        let views = &self.application.views;
+        self.reached
+            .retain(|(name, fingerprint), _| views.iter().any(|it| it.name == *name && it.fingerprint == *fingerprint));
         self.start_speed(0).await;
     }
 
@@ -234,12 +251,13 @@ impl World {
         let folder = self.parts.scratch().join(format!("dedupe {owner}"));
         let running = self.running_mut();
         assert!(!running.speed.contains_key(&owner), "an owner runs once");
+        let store = Arc::new(Severable::new(running.store.clone()));
         let layer = when_free("the folder of seen ids", || {
-            let registry = running.plain.registry.clone();
+            let registry: Arc<dyn SchemaRegistry> = running.faulty_registry.clone();
             SpeedLayer::start(
                 running.log.clone(),
                 registry.clone(),
-                running.store.clone(),
+                store.clone(),
                 views.clone(),
                 Arc::new(DeadLetters { log: running.log.clone(), registry }),
                 quick(),
@@ -247,7 +265,7 @@ impl World {
             )
         });
         let layer = layer.await;
-        running.speed.insert(owner, Arc::new(layer));
+        running.speed.insert(owner, (Arc::new(layer), store));
     }
 
     /// Whether this owner runs.
@@ -255,16 +273,23 @@ impl World {
         self.running.as_ref().is_some_and(|running| running.speed.contains_key(&owner))
     }
 
-    /// The speed layer of an owner, if it runs.
-    pub fn speed(&self, owner: u32) -> Option<&Arc<SpeedLayer>> {
-        self.running().speed.get(&owner)
+    /// Whether he sleeps from now on, before his next write: what he has decided to write he writes when he wakes.
+    pub fn sleep(&self, owner: u32, asleep: bool) {
+        if let Some((_, store)) = self.running().speed.get(&owner) {
+            store.sleep(asleep);
+        }
     }
 
     /// Ends a speed layer: gracefully, or without waiting for it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
     pub async fn end_speed(&mut self, owner: u32, gracefully: bool) {
-        let Some(layer) = self.running_mut().speed.remove(&owner) else { return };
+        let Some((layer, store)) = self.running_mut().speed.remove(&owner) else { return };
+        store.sleep(false);
         if gracefully && let Ok(layer) = Arc::try_unwrap(layer) {
-            layer.shutdown().await;
+            within("the speed layer to end", layer.shutdown(), || "").await;
         }
     }
 
@@ -272,6 +297,7 @@ impl World {
     pub fn kill(&mut self) {
         let Some(running) = self.running.take() else { return };
         running.severable.cut();
+        running.speed.values().for_each(|(_, store)| store.cut());
         running.faulty_log.set_faults(LogFaults { error: 1.0, ..LogFaults::NONE });
         running.faulty_objects.set_faults(ObjectFaults { fails: 1.0, ..ObjectFaults::default() });
     }
@@ -282,7 +308,8 @@ impl World {
         for owner in owners {
             self.end_speed(owner, true).await;
         }
-        self.running().archiver.stop().await;
+        let archiver = self.running().archiver.clone();
+        within("the archiver to stop", archiver.stop(), || archiver.progress()).await;
         self.running = None;
     }
 
@@ -292,11 +319,14 @@ impl World {
         running.faulty_log.set_faults(LogFaults::NONE);
         running.faulty_objects.set_faults(ObjectFaults::default());
         running.faulty_store.calm();
+        running.faulty_registry.calm();
     }
 
-    /// How many faults there were in the log and the view store.
+    /// How many faults there were in the log, the view store and the registry, since the process started.
     pub fn injected(&self) -> u64 {
-        self.running.as_ref().map_or(0, |running| running.faulty_log.injected() + running.faulty_store.faults())
+        self.running.as_ref().map_or(0, |running| {
+            running.faulty_log.injected() + running.faulty_store.faults() + running.faulty_registry.faults()
+        })
     }
 
     /// Appends events, written with version `version` of the schema, through the log with its faults. Those with a key go where
@@ -389,8 +419,15 @@ impl World {
     /// # Errors
     ///
     /// The run's.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
     pub async fn batch_run(&self, layer: usize, full: bool) -> Result<RunReport, BatchError> {
-        self.running().batch[layer % 2].run(full, &NoProgress).await
+        let running = self.running();
+        let layer = &running.batch[layer % 2];
+        let stands = || (layer.current(), running.archiver.progress());
+        within("a batch run to end", layer.run(full, &NoProgress), stands).await
     }
 
     /// What a view answers now, by the read path of the serving layer: states of one moment, merged, finalized.
@@ -406,7 +443,7 @@ impl World {
         }
         let values = fold.take_values().expect("values");
         let rows = view.finalize(&values).expect("finalized").rows;
-        Seen { rows, position: read.position, published: read.published }
+        Seen { rows, position: read.position, published: read.published.map(Arc::unwrap_or_clone) }
     }
 
     /// Looks at a view and compares what it answers with the oracle at the position that the answer names.
@@ -438,6 +475,10 @@ impl World {
             view.name,
             seen.position
         );
+        let before = self.reached.insert((view.name.clone(), view.fingerprint.clone()), seen.position.clone());
+        if let Some(before) = before {
+            assert!(seen.position.covers(&before), "{} moved back from {before} to {}", view.name, seen.position);
+        }
         let expected = self.truth.oracle(view, &seen.position).await;
         match difference(view, &seen.rows, &expected) {
             None => Ok(seen),
@@ -445,6 +486,31 @@ impl World {
                 "{} at {} with {:?}: {difference}\n{}",
                 view.name, seen.position, seen.published, view.statement
             )),
+        }
+    }
+
+    /// The states are thrown away: readers begin anew.
+    ///
+    /// # Panics
+    ///
+    /// When a process runs.
+    pub async fn lose_states(&mut self) {
+        assert!(self.running.is_none(), "the states belong to a process");
+        self.parts.lose_states().await;
+        self.visible = None;
+        self.reached.clear();
+    }
+
+    /// The ids that the first owner has seen are thrown away, after the process has stopped gracefully.
+    ///
+    /// # Panics
+    ///
+    /// When a process runs.
+    pub fn lose_seen_ids(&mut self) {
+        assert!(self.running.is_none(), "the ids belong to a process");
+        let folder = self.parts.scratch().join("dedupe 0");
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).expect("a folder of a process that has ended");
         }
     }
 
@@ -459,7 +525,12 @@ impl World {
             let Some(now) = &now else { panic!("generation {} vanished", before.generation) };
             assert!(now.generation >= before.generation, "{} became {}", before.generation, now.generation);
             assert!(now.frontier.covers(&before.frontier), "{} moved back to {}", before.frontier, now.frontier);
-            assert!(now.generation > before.generation || now == before, "{before:?} changed to {now:?}");
+            // A definition that nobody has any more is forgotten; nothing else changes within a generation.
+            let still = |held: &views::publish::Behind| before.behind.contains(held);
+            let same = now.frontier == before.frontier
+                && now.views.iter().all(|view| before.views.get(view.0) == Some(view.1))
+                && now.behind.iter().all(still);
+            assert!(now.generation > before.generation || same, "{before:?} changed to {now:?}");
         }
         self.visible = now;
     }
@@ -480,7 +551,7 @@ impl World {
             end.set(&partition, offset);
         }
         let running = self.running();
-        let speed = running.speed.values().next().expect("a speed layer runs").clone();
+        let (speed, _) = running.speed.values().next().expect("a speed layer runs");
         let mut written = speed.written();
         for view in &self.application.views {
             let end = end.of_topic(&view.source.name);
@@ -499,14 +570,25 @@ impl World {
                     written.changed().await.expect("the speed layer runs");
                 }
             };
-            let reached = tokio::time::timeout(PATIENCE, reached).await;
-            assert!(reached.is_ok(), "{} never reached {end}: {:#?}", view.name, speed.status());
+            within(&format!("{} to reach {end}", view.name), reached, || speed.status()).await;
         }
     }
 
     /// The archive as layers see it.
     pub fn archive(&self) -> &Arc<Archive> {
         &self.running().archive
+    }
+}
+
+/// Waits for something that must happen.
+///
+/// # Panics
+///
+/// When it does not, with what was waited for and what there is to say about it.
+pub async fn within<T, S: fmt::Debug>(what: &str, work: impl Future<Output = T>, stands: impl Fn() -> S) -> T {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("waited {} s for {what}: {:#?}", PATIENCE.as_secs(), stands()),
     }
 }
 

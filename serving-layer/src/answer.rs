@@ -12,13 +12,15 @@
 //! [`answer`] is a function of the question and of what the store holds at one moment, and the answer names that moment
 //! (generation and position): a cache of answers would sit in front of it, keyed by question and position.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use view_store::{StateRows, ViewRead, ViewStore};
-use views::{Position, TopicPartition};
+use views::{Offset, Position, TopicPartition};
 
 use crate::assembly::{Assembly, Page};
 use crate::clock::now_us;
@@ -57,6 +59,21 @@ pub struct Reader {
     pub log: Arc<dyn event_log::EventLog>,
     /// What one lookup may cost.
     pub limits: LookupLimits,
+    /// When records were appended that the log was asked about last.
+    pub ages: Ages,
+}
+
+/// The append time of one record per partition. Records never change, so what is remembered is never stale.
+#[derive(Debug, Default)]
+pub struct Ages(Mutex<HashMap<TopicPartition, (Offset, i64)>>);
+
+/// How far an answer lags the log.
+#[derive(Debug, Clone, Default)]
+pub struct Lag {
+    /// The age of the oldest record it lacks, zero when it lacks none; `None` when nobody can say.
+    pub time: Option<Duration>,
+    /// What keeps the speed layer, where it is behind.
+    pub error: Option<String>,
 }
 
 /// An answer.
@@ -83,20 +100,22 @@ impl Reader {
     pub async fn answer(&self, view: &Arc<PreparedView>, question: Arc<Question>, out: String) -> Result<Answered> {
         let name = &view.view.name;
         let (read, statuses) = self.read(view, &question).await?;
-        let freshness = self.freshness(view, &statuses, &read.position).await;
+        let lag = self.lag(view, &statuses, &read.position).await;
+        let freshness = lag.time;
         if let Some(limit) = question.options.max_staleness
             && freshness.is_none_or(|freshness| freshness > limit)
         {
             let lag = freshness.map_or("an unknown time".to_owned(), |lag| humantime::format_duration(lag).to_string());
             return Err(Problem::new(Kind::Stale, format!("the answer lags the log by {lag}")).of_view(name));
         }
-        let degraded = self.speed.failure(name);
-        if let Some(reason) = &degraded
+        let failed = self.speed.failure(name);
+        if let Some(reason) = &failed
             && read.published.is_none()
             && read.position.is_empty()
         {
             return Err(Problem::new(Kind::Unavailable, format!("the view cannot be kept: {reason}")).of_view(name));
         }
+        let degraded = failed.or_else(|| too_stale(view, lag));
         let generation = read.published.map(|published| published.generation);
         let assembly = Assembly::new(view, question, generation, self.limits, out)?;
         let page = assemble(assembly, read.rows).await.map_err(|problem| problem.of_view(name))?;
@@ -137,43 +156,70 @@ impl Reader {
     /// How far an answer that reaches `position` lags the log: the age of the oldest record it lacks.
     ///
     /// `statuses` were taken before the read, so the answer reaches at least as far, and this is an upper bound.
-    async fn freshness(
-        &self,
-        view: &PreparedView,
-        statuses: &[PartitionStatus],
-        position: &Position,
-    ) -> Option<Duration> {
-        let now = now_us();
-        let mut freshness = Duration::ZERO;
+    async fn lag(&self, view: &PreparedView, statuses: &[PartitionStatus], position: &Position) -> Lag {
+        let mut lag = Lag { time: Some(Duration::ZERO), error: None };
         for partition in view.partitions() {
-            let status = statuses.iter().find(|status| status.partition == partition)?;
-            let reached = position.get(&partition).unwrap_or(0);
+            let Some(status) = statuses.iter().find(|status| status.partition == *partition) else {
+                let error = Some(format!("the speed layer does not follow {partition} yet"));
+                return Lag { time: None, error };
+            };
+            let reached = position.get(partition).unwrap_or(0);
             if reached >= status.log_end {
                 continue;
             }
-            let known = if reached < status.position { None } else { status.lag(now) };
-            let lag = match known {
-                Some(lag) => lag,
-                None => self.age(&partition, reached, now).await?,
+            let known = if reached < status.position { None } else { status.lag(now_us()) };
+            let time = match known {
+                Some(time) => Some(time),
+                None => self.age(partition, reached).await,
             };
-            freshness = freshness.max(lag);
+            lag.time = lag.time.zip(time).map(|(one, other)| one.max(other));
+            if let (None, Some(error)) = (&lag.error, &status.error) {
+                lag.error = Some(format!("{partition}: {error}"));
+            }
         }
-        Some(freshness)
+        lag
     }
 
     /// The age of a record: for a view that trails the rest of its partition (it is new, or failed), or when the speed
-    /// layer does not know what waits.
-    async fn age(&self, partition: &TopicPartition, offset: u64, now: i64) -> Option<Duration> {
-        let read = self.log.read(partition, offset, event_log::ReadLimit::records(1)).await.ok()?;
-        let age = read.first().map_or(0, |record| now.saturating_sub(record.append_time));
-        Some(Duration::from_micros(u64::try_from(age).unwrap_or(0)))
+    /// layer does not know what waits. `None` when the log does not say.
+    pub async fn age(&self, partition: &TopicPartition, offset: Offset) -> Option<Duration> {
+        let known = self.ages.0.lock().get(partition).filter(|(of, _)| *of == offset).map(|(_, time)| *time);
+        let time = match known {
+            Some(time) => time,
+            None => {
+                let read = self.log.read(partition, offset, event_log::ReadLimit::records(1)).await.ok()?;
+                let time = read.first()?.append_time;
+                self.ages.0.lock().insert(partition.clone(), (offset, time));
+                time
+            }
+        };
+        Some(Duration::from_micros(u64::try_from(now_us().saturating_sub(time)).unwrap_or(0)))
     }
 
     /// How far answers of a view lag the log now, without reading any row.
-    pub async fn freshness_now(&self, view: &PreparedView, position: &Position) -> Option<Duration> {
+    pub async fn lag_now(&self, view: &PreparedView, position: &Position) -> Lag {
         let statuses = self.speed.partitions(&view.view.source.name);
-        self.freshness(view, &statuses, position).await
+        self.lag(view, &statuses, position).await
     }
+}
+
+/// Why an answer is to be called stale: it lags by more than the view promises, or nobody can say by how much.
+fn too_stale(view: &PreparedView, lag: Lag) -> Option<String> {
+    let said = match (lag.time, view.view.freshness_slo) {
+        (None, _) => "how far the answer lags the log is not known".to_owned(),
+        (Some(time), Some(promised)) if time > promised => {
+            let (lag, promised) = (humantime::format_duration(rounded(time)), humantime::format_duration(promised));
+            format!("the answer lags the log by {lag}, its freshness_slo is {promised}")
+        }
+        (Some(_), _) => return None,
+    };
+    Some(lag.error.map_or_else(|| said.clone(), |error| format!("{said}: {error}")))
+}
+
+/// To milliseconds, where there are any.
+fn rounded(time: Duration) -> Duration {
+    let whole = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if whole == 0 { time } else { Duration::from_millis(whole) }
 }
 
 type Rows = futures::stream::BoxStream<'static, view_store::error::Result<StateRows>>;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use event_log::dead_letter::{self, DeadLetter, Origin};
@@ -14,8 +15,9 @@ use event_log::encode::{EncodedEvent, EventEncoder, partition_for, value_subject
 use event_log::registry::SchemaRegistry;
 use event_log::{EventLog, LogError, NewRecord};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use prometheus::IntCounter;
-use views::{Position, Source, TopicPartition};
+use views::{Position, Source, TopicPartition, View};
 
 use crate::clock::now_us;
 use crate::error::{Kind, Problem, Result};
@@ -31,7 +33,12 @@ pub struct Intake {
     next: AtomicU32,
     accepted: IntCounter,
     rejected: IntCounter,
+    /// When the log last refused events, and why; `None` once it has taken some again.
+    refused: Mutex<Option<(Instant, String)>>,
 }
+
+/// Who asks whether the log takes events is told of a refusal for so long. Then it is to be tried again.
+const REFUSAL_COUNTS: Duration = Duration::from_secs(10);
 
 /// An event that was not accepted.
 #[derive(Debug)]
@@ -59,20 +66,23 @@ impl Intake {
     /// Registers the schema and makes the encoder.
     pub async fn new(
         source: &Arc<Source>,
+        views: &[Arc<View>],
         registry: &Arc<dyn SchemaRegistry>,
         metrics: &Metrics,
     ) -> Result<Self, LogError> {
         let schema_id = registry.register(&value_subject(&source.name), &source.avro).await?;
+        let own = views.iter().filter(|view| view.source.name == source.name).map(|view| &**view);
         let dead_letters = source.dead_letter_topic();
         let dead_letter_schema_id = registry.register(&value_subject(&dead_letters), dead_letter::SCHEMA).await?;
         Ok(Self {
             dead_letters: TopicPartition::new(dead_letters, 0),
             dead_letter_schema_id,
-            encoder: Arc::new(EventEncoder::new(source, schema_id)?),
+            encoder: Arc::new(EventEncoder::new(source, schema_id)?.for_views(own)),
             source: source.clone(),
             next: AtomicU32::new(0),
             accepted: metrics.events_accepted.with_label_values(&[&source.name]),
             rejected: metrics.events_rejected.with_label_values(&[&source.name]),
+            refused: Mutex::default(),
         })
     }
 
@@ -86,6 +96,12 @@ impl Intake {
         self.rejected.get()
     }
 
+    /// Why the log does not take events, if it refused some a moment ago and has taken none since.
+    pub fn refusal(&self) -> Option<String> {
+        let refused = self.refused.lock();
+        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_COUNTS).map(|(_, reason)| reason.clone())
+    }
+
     /// What encodes this topic's events.
     pub fn encoder(&self) -> Arc<EventEncoder> {
         self.encoder.clone()
@@ -93,33 +109,32 @@ impl Intake {
 
     /// Appends the events of one request, and its dead letters. Returns how far the append went.
     pub async fn append(&self, log: &dyn EventLog, encoded: Encoded) -> Result<Position> {
-        let accepted = encoded.events.len() as u64;
-        let rejected = encoded.rejected.len() as u64;
         let mut appends: Vec<(TopicPartition, Vec<NewRecord>)> =
             self.by_partition(encoded.events).into_iter().collect();
         let letters = self.dead_letters(encoded.rejected, encoded.content_type);
         let events_in = appends.len();
         appends.extend(letters);
         let results = join_all(appends.into_iter().map(|(partition, records)| async move {
+            let count = records.len() as u64;
             let result = log.append(&partition, records).await;
-            (partition, result)
+            (partition, count, result)
         }))
         .await;
         let mut position = Position::new();
         let mut failures = Vec::new();
-        for (index, (partition, result)) in results.into_iter().enumerate() {
+        for (index, (partition, count, result)) in results.into_iter().enumerate() {
+            // What is durable counts, whatever became of the rest of the request.
             match result {
-                Ok(offsets) if index < events_in => position.set(&partition, offsets.end),
-                Ok(_) => {}
+                Ok(offsets) if index < events_in => {
+                    self.accepted.inc_by(count);
+                    position.set(&partition, offsets.end);
+                }
+                Ok(_) => self.rejected.inc_by(count),
                 Err(error) => failures.push((partition, error)),
             }
         }
-        if failures.is_empty() {
-            self.accepted.inc_by(accepted);
-            self.rejected.inc_by(rejected);
-            return Ok(position);
-        }
-        Err(not_appended(&position, failures))
+        *self.refused.lock() = failures.first().map(|(_, error)| (Instant::now(), error.to_string()));
+        if failures.is_empty() { Ok(position) } else { Err(not_appended(&position, failures)) }
     }
 
     fn by_partition(&self, events: Vec<EncodedEvent>) -> BTreeMap<TopicPartition, Vec<NewRecord>> {

@@ -13,6 +13,7 @@ mod intake;
 mod json;
 mod layers;
 mod metrics;
+mod nearest;
 mod parse;
 pub mod ports;
 mod prepared;

@@ -90,8 +90,9 @@ fn of_type(text: &str, data_type: &DataType) -> Result<ScalarValue, Expected> {
         DataType::UInt16 => ScalarValue::UInt16(Some(number(text).ok_or_else(expected)?)),
         DataType::UInt32 => ScalarValue::UInt32(Some(number(text).ok_or_else(expected)?)),
         DataType::UInt64 => ScalarValue::UInt64(Some(number(text).ok_or_else(expected)?)),
-        DataType::Float32 => ScalarValue::Float32(Some(number(text).ok_or_else(expected)?)),
-        DataType::Float64 => ScalarValue::Float64(Some(number(text).ok_or_else(expected)?)),
+        // Groups know one zero: adding it turns -0.0 into 0.0, and nothing else into anything.
+        DataType::Float32 => ScalarValue::Float32(Some(number::<f32>(text).ok_or_else(expected)? + 0.0)),
+        DataType::Float64 => ScalarValue::Float64(Some(number::<f64>(text).ok_or_else(expected)? + 0.0)),
         DataType::Timestamp(unit, zone) => {
             let value = instant(text, *unit).ok_or_else(expected)?;
             timestamp(*unit, zone.clone(), value)

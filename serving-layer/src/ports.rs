@@ -41,8 +41,23 @@ pub struct BatchRun {
     pub finished: Option<i64>,
     /// How many rows its generation has, over all views.
     pub rows: u64,
-    /// Why it failed.
+    /// Why it failed; or, of a generation that became visible, which views it does not hold and why.
     pub error: Option<String>,
+    /// How far it has come, while it is running.
+    pub progress: Option<RunProgress>,
+}
+
+/// How far a batch run has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunProgress {
+    /// What it does now.
+    pub phase: String,
+    /// The view at hand.
+    pub view: Option<String>,
+    /// How much of the phase, for that view, is done: records, or what else the phase is counted in.
+    pub done: u64,
+    /// How much there is.
+    pub total: u64,
 }
 
 fn rfc3339<S: serde::Serializer>(us: &i64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -132,6 +147,8 @@ pub struct PartitionStatus {
     pub position: Offset,
     /// When the record at `position` was appended (microseconds since the epoch); `None` when there is none, or nobody knows yet.
     pub waiting_since: Option<i64>,
+    /// Why the last attempt to go on failed, until one succeeds.
+    pub error: Option<String>,
 }
 
 /// What the speed layer says about itself. All of it is in memory: asking costs no I/O.
@@ -159,7 +176,8 @@ impl PartitionStatus {
         self.log_end.saturating_sub(self.position)
     }
 
-    /// How long the oldest record that is not folded yet has been waiting; `None` when nobody knows.
+    /// How long the oldest record that is not folded yet has been waiting; zero when there is none, `None` when nobody
+    /// knows: then the log has to be asked.
     pub fn lag(&self, now_us: i64) -> Option<Duration> {
         if self.position >= self.log_end {
             return Some(Duration::ZERO);

@@ -33,6 +33,7 @@ pub struct PreparedView {
     /// What is counted about it.
     pub metrics: LookupMetrics,
     columns: HashMap<String, usize>,
+    partitions: Vec<TopicPartition>,
     folds: Mutex<Vec<Fold>>,
 }
 
@@ -61,6 +62,9 @@ impl PreparedView {
             opening,
             metrics,
             columns,
+            partitions: (0..view.source.partitions)
+                .map(|partition| TopicPartition::new(view.source.name.clone(), partition))
+                .collect(),
             folds: Mutex::new(vec![Fold::new(view)?]),
             view: view.clone(),
         })
@@ -77,9 +81,8 @@ impl PreparedView {
     }
 
     /// Every partition this view's events come from.
-    pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        let topic = &self.view.source.name;
-        (0..self.view.source.partitions).map(|partition| TopicPartition::new(topic.clone(), partition))
+    pub fn partitions(&self) -> &[TopicPartition] {
+        &self.partitions
     }
 
     /// An empty fold: a spare one, or a new one.
@@ -120,10 +123,17 @@ impl PreparedViews {
         Ok(Self(views))
     }
 
+    /// Every view.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<PreparedView>> {
+        self.0.values()
+    }
+
     /// A view.
     pub fn get(&self, name: &str) -> Result<&Arc<PreparedView>> {
         self.0.get(name).ok_or_else(|| {
-            Problem::new(Kind::NoSuchView, format!("there is no view `{}`", crate::parse::shorten(name))).of_view(name)
+            let shown = crate::parse::shorten(name);
+            let hint = crate::nearest::hint(name, self.0.keys().map(|name| &**name));
+            Problem::new(Kind::NoSuchView, format!("there is no view `{shown}`{hint}")).of_view(&shown)
         })
     }
 }

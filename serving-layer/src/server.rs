@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use view_store::ViewStore;
 use views::{Application, Offset, TopicPartition, ViewError};
 
-use crate::answer::{LookupLimits, Reader};
+use crate::answer::{Ages, LookupLimits, Reader};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::ports::{ArchiveStatus, BatchRuns, SpeedStatus, Verify};
@@ -141,7 +141,7 @@ impl Serving {
         let mut intakes = HashMap::new();
         let mut ends_at_start = Vec::new();
         for source in &parts.application.sources {
-            let intake = Intake::new(source, &parts.registry, &metrics).await?;
+            let intake = Intake::new(source, &parts.application.views, &parts.registry, &metrics).await?;
             intakes.insert(source.name.clone(), intake);
             for (partition, bounds) in (0u32..).zip(parts.log.bounds(&source.name).await?) {
                 ends_at_start.push((TopicPartition::new(source.name.clone(), partition), bounds.end));
@@ -154,6 +154,7 @@ impl Serving {
                 speed: parts.speed.clone(),
                 log: parts.log.clone(),
                 limits: settings.lookup,
+                ages: Ages::default(),
             },
             intakes,
             metrics,
@@ -210,7 +211,7 @@ impl Server {
         let app = move || {
             App::new()
                 .app_data(serving.clone())
-                .configure(routes::configure)
+                .configure(|app| routes::configure(app, &serving))
                 .default_service(web::to(routes::no_such_route))
                 .wrap(actix_web::middleware::from_fn(routes::observe))
         };
@@ -218,6 +219,8 @@ impl Server {
             .client_request_timeout(settings.request_timeout)
             .client_disconnect_timeout(Duration::from_secs(1))
             .keep_alive(settings.keep_alive)
+            // An answer is written at once and whole: there is nothing to wait for.
+            .tcp_nodelay(true)
             .max_connections(settings.max_connections)
             .shutdown_timeout(settings.shutdown_timeout.as_secs())
             .disable_signals();

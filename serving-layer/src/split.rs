@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
+/// How many events one body may have: each costs memory of its own, however short it is. Splitting stops one past it.
+pub const MAX_EVENTS: usize = 1 << 18;
+
 /// The events of a JSON body: the items of an array, or the one value there is.
 ///
 /// # Errors
@@ -35,6 +38,9 @@ fn items(body: &[u8], mut at: usize) -> Option<Vec<Range<usize>>> {
         values.next()?.ok()?;
         let end = at + values.byte_offset();
         items.push(at..end);
+        if items.len() > MAX_EVENTS {
+            return Some(items);
+        }
         at = skip_space(body, end);
         match body.get(at)? {
             b',' => at += 1,
@@ -52,6 +58,9 @@ pub fn lines(body: &[u8]) -> Vec<Range<usize>> {
         let end = start + line.len();
         if skip_space(&body[..end], start) < end {
             lines.push(start..end);
+            if lines.len() > MAX_EVENTS {
+                break;
+            }
         }
         start = end + 1;
     }

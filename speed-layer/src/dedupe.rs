@@ -28,6 +28,7 @@ use event_log::{EventLog, ReadLimit};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use view_store::StoreError;
 use views::{Offset, Source, TopicPartition};
 
 use crate::cuts::lay_out;
@@ -39,6 +40,9 @@ const FOLDER: &str = "seen-ids-1";
 /// No slot is narrower than ten minutes: beginning one costs a few writes to the disk.
 const NARROWEST_SLOT_US: i64 = 10 * 60 * 1_000_000;
 
+/// More sequence numbers than one process ever takes.
+const SEQUENCE_STRIDE: u64 = 1 << 32;
+
 /// Ids longer than this are kept as their SHA-256.
 const LONGEST_ID: usize = 128;
 
@@ -47,16 +51,61 @@ const LONGEST_ID: usize = 128;
 pub(crate) fn open_database(dedupe_dir: &Path) -> Result<Database> {
     let folder = dedupe_dir.join(FOLDER);
     std::fs::create_dir_all(&folder).map_err(fjall::Error::from)?;
-    let open = || Database::builder(&folder).cache_size(32 << 20).worker_threads(1).open();
-    match open() {
-        Ok(database) => Ok(database),
-        Err(error @ (fjall::Error::Locked | fjall::Error::Io(_))) => Err(error.into()),
-        Err(error) => {
-            tracing::warn!(%error, "the index of event ids is damaged; it is rebuilt from the log");
+    let database = match open_whole(&folder) {
+        Ok(database) => database,
+        Err(OpenError::Damaged(what)) => {
+            tracing::warn!(what, "the index of event ids is damaged; it is rebuilt from the log");
             std::fs::remove_dir_all(&folder).map_err(fjall::Error::from)?;
-            Ok(open()?)
+            std::fs::create_dir_all(&folder).map_err(fjall::Error::from)?;
+            open_whole(&folder).map_err(|error| match error {
+                OpenError::Failed(error) => SpeedError::SeenIds(error),
+                OpenError::Damaged(what) => SpeedError::SeenIdsDamaged(what),
+            })?
         }
+        Err(OpenError::Failed(error)) => return Err(error.into()),
+    };
+    never_back(&database)?;
+    Ok(database)
+}
+
+enum OpenError {
+    /// It is not what was written.
+    Damaged(String),
+    /// It may be fine, and cannot be opened now.
+    Failed(fjall::Error),
+}
+
+/// Opens a database, unless something in it is damaged. fjall takes what its manifests say on trust, and panics at some of it.
+fn open_whole(folder: &Path) -> Result<Database, OpenError> {
+    use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
+    if let Err(StoreError::Damaged(what)) = view_store::embedded::manifest::check(folder) {
+        return Err(OpenError::Damaged(what));
     }
+    let open = || Database::builder(folder).cache_size(32 << 20).worker_threads(1).open();
+    match std::panic::catch_unwind(open) {
+        Ok(Ok(database)) => Ok(database),
+        // It exists already where a file of it is missing and fjall takes it for new.
+        Ok(Err(fjall::Error::Io(error)))
+            if !matches!(error.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof) =>
+        {
+            Err(OpenError::Failed(fjall::Error::Io(error)))
+        }
+        Ok(Err(error @ fjall::Error::Locked)) => Err(OpenError::Failed(error)),
+        Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
+        Err(_panic) => Err(OpenError::Damaged(format!("{} cannot be recovered", folder.display()))),
+    }
+}
+
+/// Moves the sequence numbers past all that an earlier process can have taken, and holds them there with a record.
+///
+/// fjall resumes after the highest number in the keyspaces that are left, which may be less than what it took to drop others.
+/// A keyspace that is made then, in the place of a dropped one, would be taken for dropped itself at the next start, and
+/// with it the ids in it would be forgotten.
+fn never_back(database: &Database) -> Result<()> {
+    database.supervisor.seqno.fetch_max(database.seqno().saturating_add(SEQUENCE_STRIDE));
+    let start = database.keyspace("start", options)?;
+    start.insert("start", [])?;
+    Ok(database.persist(PersistMode::SyncAll)?)
 }
 
 /// The seen ids of one partition.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use event_log::EventLog;
 use event_log::registry::SchemaRegistry;
-use fjall::Database;
+use fjall::{Database, PersistMode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
@@ -36,7 +36,7 @@ use crate::status::{Counters, Failure, PartitionStatus, add};
 pub struct SpeedLayer {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    ended: mpsc::Receiver<Infallible>,
+    ended: tokio::sync::Mutex<mpsc::Receiver<Infallible>>,
     partitions: Arc<Partitions>,
 }
 
@@ -118,18 +118,38 @@ impl SpeedLayer {
         });
         let partitions = Arc::<Partitions>::default();
         shared.runtime.spawn(discover(alive, shared.clone(), partitions.clone(), by_source(views)));
-        Ok(Self { shared, stop, ended, partitions })
+        Ok(Self { shared, stop, ended: ended.into(), partitions })
     }
 
     /// Finishes the micro-batches at hand, and returns when nothing runs any more.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(self) {
+        self.stop().await;
+    }
+
+    /// The same, while others hold the layer to look at it.
+    pub async fn stop(&self) {
         self.stop.send_replace(true);
-        while self.ended.recv().await.is_some() {}
+        let mut ended = self.ended.lock().await;
+        while ended.recv().await.is_some() {}
     }
 
     /// Where every partition stands, in order.
     pub fn status(&self) -> Vec<PartitionStatus> {
         self.partitions.lock().values().map(|partition| partition.status.lock().clone()).collect()
+    }
+
+    /// Looks at every partition in order, without copying anything: for those who ask often.
+    pub fn look(&self, mut at: impl FnMut(&PartitionStatus)) {
+        for partition in self.partitions.lock().values() {
+            at(&partition.status.lock());
+        }
+    }
+
+    /// Whether the index of seen ids takes no more writes until the layer is started again: it gives up after a write that failed
+    /// half way, as on a full disk.
+    pub fn is_broken(&self) -> bool {
+        let index = self.shared.seen.as_ref();
+        index.is_some_and(|index| matches!(index.persist(PersistMode::Buffer), Err(fjall::Error::Poisoned)))
     }
 
     /// Changes after every write to the store, and whenever a task has looked where its views stand. The value only counts.

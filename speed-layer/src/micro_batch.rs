@@ -95,7 +95,12 @@ impl ViewFolds {
             return;
         }
         if let Err(reason) = guarded(|| self.try_fold(events, layout)) {
+            let event = self.first_failure(events, layout);
             self.fail(reason, position);
+            // Told as exactly as can be.
+            if let (Some(event), Some(failure)) = (event, &mut self.failed) {
+                (failure.from, failure.to) = (event, event + 1);
+            }
         }
     }
 
@@ -109,6 +114,14 @@ impl ViewFolds {
             }
         }
         Ok(())
+    }
+
+    /// The offset of the first event that the view cannot fold.
+    fn first_failure(&self, events: &RecordBatch, layout: &Layout) -> Option<Offset> {
+        let own = layout.offsets.partition_point(|offset| *offset < self.from);
+        let events = events.project(&self.columns).ok()?;
+        let row = views::fold::first_failure(&self.view, &events.slice(own, events.num_rows() - own))?;
+        layout.offsets.get(own + row).copied()
     }
 
     fn fold_of(&mut self, segment: Segment) -> Result<&mut Fold, ViewError> {

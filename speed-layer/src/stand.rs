@@ -1,7 +1,7 @@
 //! Where a view stands in a partition: the next record to fold, and the segment that is open there.
 //!
-//! That is the progress of its deltas, or the frontier of the published generation when that lies further and the generation
-//! holds this very definition. What is read here may be out of date a moment later (another owner writes, a generation is
+//! That is the progress of its deltas, or the frontier of the last published generation that holds this very definition,
+//! when that lies further. What is read here may be out of date a moment later (another owner writes, a generation is
 //! published); the conditional write notices.
 
 use std::sync::Arc;
@@ -42,8 +42,8 @@ pub(crate) async fn stand(
 }
 
 fn frontier_of(published: &Published, view: &View, partition: &TopicPartition) -> Option<Offset> {
-    let made_under = published.views.get(&view.name)?;
-    (*made_under == view.fingerprint).then(|| published.frontier.get(partition))?
+    let (_, frontier) = published.of(view)?;
+    frontier.get(partition)
 }
 
 /// The segment that begins at a frontier: right after a marker, whose number is the highest so far. It may be higher than the

@@ -25,6 +25,11 @@ pub struct Client {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum ClientError {
+    /// Nothing was sent: this is no address.
+    NoAddress {
+        /// What was given as one.
+        server: String,
+    },
     /// Nothing was sent: nobody listens there.
     NobodyThere {
         /// The server that was asked.
@@ -54,14 +59,17 @@ pub struct Refusal {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoAddress { server } => {
+                write!(f, "--server {server}: not an address such as {DEFAULT_SERVER}")
+            }
             Self::NobodyThere { server } => {
                 write!(f, "nobody answers on {server}: is `tidemark run` running there? (--server URL)")
             }
             Self::Lost { reason } => write!(f, "the connection broke: {reason}"),
             Self::Refused(refusal) => match (refusal.title.as_str(), refusal.detail.as_str()) {
                 (title, "") => write!(f, "{title} ({})", refusal.status),
-                ("", detail) => write!(f, "{detail} ({})", refusal.status),
-                (title, detail) => write!(f, "{title}: {detail} ({})", refusal.status),
+                // The title says only what kind of detail it is.
+                (_, detail) => write!(f, "{detail} ({})", refusal.status),
             },
         }
     }
@@ -73,7 +81,7 @@ impl ClientError {
     /// Whether what was asked for may have been done, in whole or in part.
     pub fn leaves_doubt(&self) -> bool {
         match self {
-            Self::NobodyThere { .. } => false,
+            Self::NoAddress { .. } | Self::NobodyThere { .. } => false,
             Self::Lost { .. } => true,
             Self::Refused(refusal) => refusal.status >= 500,
         }
@@ -82,7 +90,11 @@ impl ClientError {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Failure::new(error)
+        match &error {
+            ClientError::NoAddress { .. } => Failure::usage(error),
+            ClientError::Refused(refusal) if matches!(refusal.status, 400 | 404 | 501) => Failure::usage(error),
+            _ => Failure::new(error),
+        }
     }
 }
 
@@ -172,7 +184,10 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Bytes, ClientError> {
         let lost = |error: reqwest::Error| {
-            if error.is_connect() || error.is_builder() {
+            if error.is_builder() {
+                return ClientError::NoAddress { server: self.server.clone() };
+            }
+            if error.is_connect() {
                 return ClientError::NobodyThere { server: self.server.clone() };
             }
             ClientError::Lost { reason: in_full(&error) }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::application::Folder;
-use crate::client::{Client, ClientError, Delivery};
+use crate::client::{Client, Delivery};
 use crate::command_line::print;
 use crate::failure::{Failure, Result};
 use crate::generator::{Clicks, Traffic};
@@ -129,7 +129,7 @@ async fn feed(client: &Client, rate: u32, seed: u64) {
                 tracing::debug!(accepted, rejected = rejected.len(), "clicks");
             }
             // These clicks may be lost: visitors do not click again for our sake.
-            Err(error @ (ClientError::Lost { .. } | ClientError::NobodyThere { .. } | ClientError::Refused(_))) => {
+            Err(error) => {
                 tracing::warn!(%error, "clicks were not taken");
                 tokio::time::sleep(PAUSE).await;
             }

@@ -171,8 +171,11 @@ impl Load {
             other => other.into(),
         })?;
         let topics = answer.as_array().or_else(|| answer["topics"].as_array());
-        let topic = topics.into_iter().flatten().find(|topic| topic["name"] == self.topic.as_str());
-        let topic = topic.ok_or_else(|| Failure::new(format!("the server has no topic `{}`", self.topic)))?;
+        let mut known = topics.into_iter().flatten();
+        let topic = known.clone().find(|topic| topic["name"] == self.topic.as_str()).ok_or_else(|| {
+            let names: Vec<&str> = known.by_ref().filter_map(|topic| topic["name"].as_str()).collect();
+            Failure::usage(format!("the server has no topic `{}`; there are {}", self.topic, names.join(", ")))
+        })?;
         match &topic["schema"] {
             Value::Null => Err(Failure::usage(hint)),
             Value::String(text) => Ok(text.clone()),

@@ -10,7 +10,7 @@ use batch_layer::{
 };
 use chrono::Utc;
 use event_log::archiver::Archiver;
-use event_log::dead_letter::{self, DeadLetter, Origin};
+use event_log::dead_letter::{self, Undecodable};
 use event_log::registry::SchemaRegistry;
 use event_log::{Content, EventLog};
 use futures::StreamExt as _;
@@ -96,6 +96,12 @@ impl Runs {
             finished: None,
             rows: 0,
             error: None,
+            progress: Some(serving_layer::ports::RunProgress {
+                phase: progress.phase.name().to_owned(),
+                view: progress.view,
+                done: progress.done,
+                total: progress.total,
+            }),
         })
     }
 }
@@ -169,7 +175,8 @@ fn batch_run(run: &FinishedRun) -> BatchRun {
         started,
         finished: Some(started.saturating_add(took)),
         rows: run.report.as_ref().map_or(0, |report| report.views.values().map(|view| view.rows).sum()),
-        error: run.error.clone(),
+        error: run.error.clone().or_else(|| run.report.as_ref().and_then(RunReport::failed_views)),
+        progress: None,
     }
 }
 
@@ -199,23 +206,38 @@ pub struct Speed {
 
 impl SpeedStatus for Speed {
     fn partitions(&self, topic: &str) -> Vec<PartitionStatus> {
-        let of_topic = self.layer.status().into_iter().filter(|status| &*status.partition.topic == topic);
-        of_topic
-            .map(|status| {
-                let position = status.position();
-                // The layer knows the log's end as of its last read; a record that came since is waiting all the same.
-                let log_end = status.log_end.max(self.log.end(&status.partition));
-                let waiting_since = self.log.appended_at(&status.partition, position);
-                PartitionStatus { partition: status.partition, log_end, position, waiting_since }
-            })
-            .collect()
+        let mut partitions = Vec::new();
+        self.layer.look(|status| {
+            if &*status.partition.topic != topic {
+                return;
+            }
+            // A task that has not found out where its views stand yet knows of no record that is folded.
+            let position = if status.views.is_empty() { 0 } else { status.position() };
+            // The layer knows the log's end as of its last read; a record that came since is waiting all the same.
+            let (appended_end, waiting_since) = self.log.past(&status.partition, position);
+            partitions.push(PartitionStatus {
+                partition: status.partition.clone(),
+                log_end: status.log_end.max(appended_end),
+                position,
+                waiting_since,
+                error: status.last_error.clone(),
+            });
+        });
+        partitions
     }
 
     fn failure(&self, view: &str) -> Option<String> {
-        self.layer.status().into_iter().find_map(|mut status| {
-            let failed = status.views.remove(view)?.failed?;
-            Some(format!("{} from offset {} to {}: {}", status.partition, failed.from, failed.to, failed.reason))
-        })
+        let mut failure = None;
+        self.layer.look(|status| {
+            let failed = status.views.get(view).and_then(|view| view.failed.as_ref());
+            if let (None, Some(failed)) = (&failure, failed) {
+                let (from, to) = (failed.from, failed.to);
+                let place =
+                    if to == from + 1 { format!("at offset {from}") } else { format!("from offset {from} to {to}") };
+                failure = Some(format!("{} {place}: {}", status.partition, failed.reason));
+            }
+        });
+        failure
     }
 
     fn wait_change(&self, _topic: &str) -> BoxFuture<'static, ()> {
@@ -244,24 +266,13 @@ impl RejectedSink for DeadLetters {
         partition: &TopicPartition,
         events: &[RejectedEvent],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let topic = format!("{}.dead-letters", partition.topic);
-        let schema_id = self.registry.register(&format!("{topic}-value"), dead_letter::SCHEMA).await?;
-        let received_at = Utc::now().timestamp_micros();
-        let letter = |event: &RejectedEvent| {
-            // The place tells repeats apart: the same event may come again after a crash.
-            let origin = Origin::Log { partition: partition.partition, offset: event.record.offset };
+        let undecodable = |event: &RejectedEvent| {
             let Content::Event { value, .. } = &event.record.content else { return None };
-            let letter = DeadLetter {
-                reason: event.reason.clone(),
-                topic: partition.topic.to_string(),
-                origin,
-                content_type: None,
-                original: value.clone(),
-                received_at,
-            };
-            Some(letter.to_record(schema_id))
+            let (offset, reason) = (event.record.offset, event.reason.clone());
+            Some(Undecodable { offset, reason, original: value.clone() })
         };
-        self.log.append(&TopicPartition::new(topic, 0), events.iter().filter_map(letter).collect()).await?;
+        let letters = dead_letter::DeadLetters::new(self.log.clone(), self.registry.clone());
+        letters.put(partition, events.iter().filter_map(undecodable).collect()).await?;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
+use views::Position;
 
 use crate::client::{Client, segment};
 use crate::command_line::print;
@@ -64,6 +65,10 @@ struct Answer {
     generation: Value,
     #[serde(default)]
     freshness_ms: Value,
+    #[serde(default)]
+    position: String,
+    #[serde(default)]
+    degraded: Value,
     #[serde(default)]
     cursor: Option<String>,
 }
@@ -132,13 +137,15 @@ fn shown(answer: Answer) -> String {
     };
     let mut text = String::new();
     if let Some(first) = answer.rows.first() {
-        let names = first.0.iter().map(|(name, _)| name.clone()).filter(|name| name != "layers");
-        let mut table = Table::new(names);
+        let explained = first.0.iter().any(|(name, _)| name == "layers");
+        let names: Vec<String> = first.0.iter().map(|(name, _)| name.clone()).filter(|name| name != "layers").collect();
+        let mut table = Table::new(names.iter().cloned().chain(explained.then(|| "from".to_owned())));
         for row in answer.rows {
             let (layers, cells): (Vec<_>, Vec<_>) = row.0.into_iter().partition(|(name, _)| name == "layers");
-            table.row(cells.into_iter().map(|(_, value)| value));
+            let whole = explained.then(|| Value::from("all of:"));
+            table.row(cells.into_iter().map(|(_, value)| value).chain(whole));
             for (_, layers) in layers {
-                explain(&mut table, &layers);
+                explain(&mut table, &names, &layers);
             }
         }
         text = table.to_string();
@@ -148,36 +155,42 @@ fn shown(answer: Answer) -> String {
         number => format!("generation {number}"),
     };
     let freshness = match &answer.freshness_ms {
-        Value::Null => String::new(),
-        ms => format!(", {ms} ms behind the log"),
+        Value::Null => "how far behind the log is not known".to_owned(),
+        ms => format!("{ms} ms behind the log"),
     };
-    text.push_str(&format!("{count}; {generation}{freshness}\n"));
+    text.push_str(&format!("{count}; {generation}, {freshness}{}\n", position(&answer.position)));
+    if let Value::Object(degraded) = &answer.degraded {
+        let part = |name: &str| degraded.get(name).map(crate::table::shown).unwrap_or_default();
+        text.push_str(&format!("{}: {}\n", part("as"), part("reason")));
+    }
     if let Some(cursor) = answer.cursor {
         text.push_str(&format!("more: --cursor {cursor}\n"));
     }
     text
 }
 
-fn explain(table: &mut Table, layers: &Value) {
-    let values = |layer: &Value| match &layer["values"] {
-        Value::Object(values) => {
-            let shown = values.iter().map(|(name, value)| format!("{name}={}", crate::table::shown(value)));
-            shown.collect::<Vec<_>>().join(" ")
-        }
-        _ => String::new(),
+/// How far the answer reaches: every record before these offsets is in it. As a token where there are too many.
+fn position(token: &str) -> String {
+    const FEW: usize = 8;
+    match Position::from_token(token) {
+        Ok(position) if position.is_empty() => String::new(),
+        Ok(position) if position.iter().count() <= FEW => format!(", up to {position}"),
+        _ => format!(", up to position {token}"),
+    }
+}
+
+/// What each layer gave, as rows under the row, column under column.
+fn explain(table: &mut Table, names: &[String], layers: &Value) {
+    let mut part = |layer: &Value, from: String| {
+        let values = names.iter().map(|name| layer["values"].get(name).cloned());
+        table.part(values.chain([Some(Value::from(from))]));
     };
-    if let Value::Object(_) = &layers["batch"] {
-        let batch = &layers["batch"];
-        table.note(format!("batch  generation {}: {}", batch["generation"], values(batch)));
+    let batch = &layers["batch"];
+    if let Value::Object(_) = batch {
+        part(batch, format!("batch, generation {}", batch["generation"]));
     }
     for delta in layers["speed"].as_array().into_iter().flatten() {
-        let topic = crate::table::shown(&delta["topic"]);
-        table.note(format!(
-            "speed  {topic}/{} segment {} through {}: {}",
-            delta["partition"],
-            delta["segment"],
-            delta["through_offset"],
-            values(delta)
-        ));
+        let partition = format!("{}/{}", crate::table::shown(&delta["topic"]), delta["partition"]);
+        part(delta, format!("speed, {partition} offsets {} to {}", delta["segment"], delta["through_offset"]));
     }
 }

@@ -16,16 +16,17 @@ use std::time::Duration;
 use batch_layer::{BatchLayer, BatchTimer};
 use event_log::archive::Archive;
 use event_log::archiver::{Archiver, ArchiverOptions};
+use event_log::dead_letter;
 use event_log::durable_files::DurableFiles;
 use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
 use event_log::tiered::TieredLog;
-use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, TopicSpec};
-use serving_layer::{Parts, RunningServer, ServeSettings, Server};
+use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, LogError, TopicSpec};
+use serving_layer::{Parts, RunningServer, ServeSettings, Server, StartError};
 use speed_layer::{SpeedLayer, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
 use view_store::embedded::EmbeddedStore;
 use view_store::{StoreError, ViewStore};
-use views::Application;
+use views::{Application, TopicPartition};
 
 use crate::application::Folder;
 use crate::command_line::print;
@@ -39,8 +40,14 @@ use crate::watched_log::WatchedLog;
 /// How long a batch run under way may go on when the process is to stop.
 const BATCH_GRACE: Duration = Duration::from_secs(2);
 
-/// How many records a segment of a dead-letter topic has.
-const DEAD_LETTER_SEGMENT: u64 = 1 << 20;
+/// How often to look whether everything must be opened again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many bytes the disk must take before everything is opened again.
+const ROOM: usize = 4 << 20;
+
+/// How long what an earlier opening held may take to be given back.
+const HELD_BACK: Duration = Duration::from_secs(60);
 
 /// A running process: every layer, plugged together.
 pub struct Running {
@@ -54,6 +61,7 @@ pub struct Running {
     application: Arc<Application>,
     log: Arc<dyn EventLog>,
     store: Arc<dyn ViewStore>,
+    embedded: EmbeddedStore,
     data: std::path::PathBuf,
 }
 
@@ -67,14 +75,20 @@ impl Running {
         settings.supported().map_err(Failure::usage)?;
         let application = Arc::new(folder.compile()?);
         let data = &settings.data;
-        std::fs::create_dir_all(data).context(data.display())?;
+        // Found out before anything is opened; the server itself comes last.
+        drop(
+            std::net::TcpListener::bind(&settings.serve.listen)
+                .map_err(|source| not_served(StartError::Listen { address: settings.serve.listen.clone(), source }))?,
+        );
+        std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
 
         let local = EmbeddedOptions {
             fsync: settings.log.fsync,
             file_bytes: settings.log.file_bytes.0,
             ..EmbeddedOptions::default()
         };
-        let local: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(data.join("log"), local).context("event log")?);
+        let local: Arc<dyn EventLog> =
+            Arc::new(EmbeddedLog::open(data.join("log"), local).map_err(|error| not_opened(data, &error))?);
         let registry: Arc<dyn SchemaRegistry> =
             Arc::new(EmbeddedRegistry::open(data.join("registry")).context("schemas")?);
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application).await?;
@@ -83,6 +97,7 @@ impl Running {
         let log: Arc<dyn EventLog> = watched.clone();
         let embedded = open_store(&data.join("views"), settings.store.cache.0)?;
         let store: Arc<dyn ViewStore> = Arc::new(embedded.clone());
+        refuse_lost_end(local.as_ref(), store.as_ref(), &application, data).await?;
 
         let sources = &application.sources;
         let archiver = Arc::new(Archiver::start(
@@ -124,7 +139,7 @@ impl Running {
         let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
 
         let metrics = prometheus::Registry::new();
-        metrics::register(&metrics, &speed, &archiver, embedded)?;
+        metrics::register(&metrics, &speed, &archiver, embedded.clone())?;
         let parts = Parts {
             log: log.clone(),
             registry: registry.clone(),
@@ -148,13 +163,14 @@ impl Running {
             max_body_bytes: settings.serve.body_limit.bytes(),
             ..ServeSettings::default()
         };
-        let server = Server::start(parts, serve).await.map_err(Failure::new)?;
+        let server = Server::start(parts, serve).await.map_err(not_served)?;
         let timer = match settings.batch.every {
             Schedule::Never => None,
             Schedule::Every(every) => Some(BatchTimer::start(batch.clone(), every, watch.clone())),
         };
         let data = settings.data;
-        let running = Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, data };
+        let running =
+            Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, embedded, data };
         running.rebuild_changed_views().await?;
         Ok(running)
     }
@@ -178,7 +194,7 @@ impl Running {
         }
         let Some(published) = self.store.published().await.context("view store")? else { return Ok(()) };
         let views = &self.application.views;
-        let is_changed = |view: &&Arc<views::View>| published.views.get(&view.name) != Some(&view.fingerprint);
+        let is_changed = |view: &&Arc<views::View>| published.of(view).is_none();
         let changed: Vec<&str> = views.iter().filter(is_changed).map(|view| &*view.name).collect();
         let mut has_events = false;
         for source in &self.application.sources {
@@ -197,6 +213,18 @@ impl Running {
         Ok(())
     }
 
+    /// Returns when everything must be opened again to go on: a write of derived data failed half way, because the disk was full, and
+    /// now it takes writes again. Until then the process answers from what it has.
+    async fn must_open_again(&self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            look.tick().await;
+            if (self.embedded.is_broken() || self.speed.is_broken()) && has_room(&self.data).await {
+                return;
+            }
+        }
+    }
+
     /// Stops taking work, finishes what is at hand, closes everything.
     pub async fn stop(self) {
         // A request may be waiting for a batch run: both are stopped together.
@@ -208,10 +236,7 @@ impl Running {
         };
         tokio::join!(self.server.stop(true), batch);
         drop(self.runs);
-        match Arc::try_unwrap(self.speed) {
-            Ok(speed) => speed.shutdown().await,
-            Err(_) => tracing::warn!("the speed layer is still in use: left to its replay"),
-        }
+        self.speed.stop().await;
         self.archiver.stop().await;
     }
 }
@@ -223,12 +248,55 @@ impl Running {
 /// See [`Running::start`].
 pub async fn until_signal(folder: &Folder, settings: Settings) -> Result {
     let signals = Signals::listen()?;
-    let running = Running::start(folder, settings).await?;
+    let mut signal = std::pin::pin!(signals.first());
+    let mut running = Running::start(folder, settings.clone()).await?;
     print(running.ready_line());
-    signals.first().await;
+    loop {
+        tokio::select! {
+            () = &mut signal => break,
+            () = running.must_open_again() => {}
+        }
+        tracing::warn!("writes of derived data failed, and the disk takes writes again: opening everything anew");
+        let mut settings = settings.clone();
+        // A port that the system chose stays the same.
+        if settings.serve.listen.ends_with(":0") {
+            settings.serve.listen = running.server.addr().to_string();
+        }
+        running.stop().await;
+        running = tokio::select! {
+            () = &mut signal => return Ok(()),
+            started = start_again(folder, &settings) => started?,
+        };
+        tracing::info!("goes on");
+    }
     running.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts everything again. What was opened before may be held for a moment yet, by a reader that is not done.
+async fn start_again(folder: &Folder, settings: &Settings) -> Result<Running> {
+    let started = tokio::time::Instant::now();
+    loop {
+        match Running::start(folder, settings.clone()).await {
+            Err(failure) if started.elapsed() < HELD_BACK => {
+                tracing::info!(why = failure.message, "opening everything anew: not yet");
+                tokio::time::sleep(LOOK_EVERY / 10).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the disk takes as much as opening everything needs.
+async fn has_room(data: &Path) -> bool {
+    let file = data.join("~room");
+    let room = tokio::task::spawn_blocking(move || {
+        let written = std::fs::write(&file, vec![1; ROOM]).and_then(|()| std::fs::File::open(&file)?.sync_all());
+        let removed = std::fs::remove_file(&file);
+        written.and(removed).is_ok()
+    });
+    room.await.unwrap_or(false)
 }
 
 /// The signals that end the process.
@@ -281,8 +349,7 @@ async fn create_topics(
             segment_records: source.segment_records,
         };
         log.create_topic(&topic).await.context(format!("{place}: topic {}", source.name))?;
-        let dead_letters =
-            TopicSpec { name: source.dead_letter_topic(), partitions: 1, segment_records: DEAD_LETTER_SEGMENT };
+        let dead_letters = dead_letter::topic_of(&source.name);
         log.create_topic(&dead_letters).await.context(format!("{place}: topic {}", dead_letters.name))?;
         let subject = format!("{}-value", source.name);
         registry.register(&subject, &source.avro).await.context(format!("{place}: schema of {}", source.name))?;
@@ -291,9 +358,60 @@ async fn create_topics(
     Ok(topics)
 }
 
+/// Refuses to start when views have folded records that the log does not have any more. To the log, damage at its very end looks
+/// like a group that a crash tore before it was acknowledged, and it cuts that off; records that a view has folded were
+/// acknowledged, though. Going on would give their offsets to new records, which those views would then pass over.
+async fn refuse_lost_end(
+    log: &dyn EventLog,
+    store: &dyn ViewStore,
+    application: &Application,
+    data: &Path,
+) -> Result<()> {
+    let published = store.published().await.context("view store")?;
+    for view in &application.views {
+        let topic = &view.source.name;
+        let frontier = published.as_ref().and_then(|published| Some(published.of(view)?.1));
+        for (number, kept) in (0u32..).zip(log.bounds(topic).await.context("event log")?) {
+            let partition = TopicPartition::new(topic.clone(), number);
+            let progress = store.progress(view, &partition).await.context("view store")?.offset;
+            let folded = progress.max(frontier.and_then(|frontier| frontier.get(&partition)).unwrap_or(0));
+            if folded > kept.end {
+                let (name, end, data) = (&view.name, kept.end, data.display());
+                return Err(Failure::new(format!(
+                    "event log: {data}/log/{topic}/{number:05} ends at offset {end}, but view `{name}` has folded it up to \
+                     {folded}: the end of the log is damaged, and acknowledged events are lost. Restore the log from a copy; \
+                     to go on without these events, remove {data}/views and {data}/dedupe"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn open_archive(dir: &Path) -> Result<Archive> {
     let objects = DurableFiles::open(dir).context(dir.display())?;
     Ok(Archive::new(Arc::new(objects), ""))
+}
+
+/// The log is opened first, so it is here that a second process finds the first.
+fn not_opened(data: &Path, error: &LogError) -> Failure {
+    let text = error.to_string();
+    let data = data.display();
+    if text.contains("another process has it open") {
+        return Failure::new(format!(
+            "data folder {data} is in use by another process: stop that one, or choose another folder with --data"
+        ));
+    }
+    Failure::new(format!("event log: {text}"))
+}
+
+fn not_served(error: StartError) -> Failure {
+    match error {
+        StartError::Listen { address, source } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            Failure::new(format!("{address} is taken by another process: choose another address with --listen"))
+        }
+        other => Failure::new(other),
+    }
 }
 
 /// Opens the view store. A damaged one is removed: its states are rebuilt from the log.

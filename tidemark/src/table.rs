@@ -37,9 +37,27 @@ pub fn shown(value: &Value) -> String {
         Value::Null => String::new(),
         // A line break or an escape sequence in the data must not get at the terminal.
         Value::String(text) => {
-            text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+            text.chars().flat_map(|c| if is_harmless(c) { vec![c] } else { c.escape_unicode().collect() }).collect()
         }
         other => other.to_string(),
+    }
+}
+
+/// Whether a character stands for itself: no control character, and none that turns the direction of writing.
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// How many characters of a value stand in a table.
+const CELL: usize = 80;
+
+/// A value as it stands in a table: a null is told from an empty text, and what is long is cut.
+fn cell(value: &Value) -> String {
+    let text = if value.is_null() { "–".to_owned() } else { shown(value) };
+    match text.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
@@ -64,8 +82,17 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = Value>) {
-        let cells = cells.into_iter().map(|value| (shown(&value), value.is_number())).collect();
+        let cells = cells.into_iter().map(|value| (cell(&value), value.is_number() || value.is_null())).collect();
         self.rows.push(Line::Cells(cells));
+    }
+
+    /// Adds a row of empty cells where there is nothing: a part of the row above it.
+    pub fn part(&mut self, cells: impl IntoIterator<Item = Option<Value>>) {
+        let cells = cells.into_iter().map(|value| match value {
+            Some(value) => (cell(&value), value.is_number() || value.is_null()),
+            None => (String::new(), false),
+        });
+        self.rows.push(Line::Cells(cells.collect()));
     }
 
     /// Adds a line that is no row, indented.

@@ -40,24 +40,24 @@ impl WatchedLog {
         Self { log, tails: Mutex::default() }
     }
 
-    /// The offset after the last record that this process appended; 0 when it has not appended any.
-    pub fn end(&self, partition: &TopicPartition) -> Offset {
-        self.tails.lock().get(partition).map_or(0, |tail| tail.end)
-    }
-
-    /// When the record at `offset` was appended (microseconds since the epoch), or somewhat earlier; `None` when it is not there
-    /// yet, or was there before this process. Records before it are forgotten: their readers have passed.
-    pub fn appended_at(&self, partition: &TopicPartition, offset: Offset) -> Option<i64> {
+    /// The offset after the last record that this process appended (0: it has not appended any), and when the record at `offset`
+    /// was appended (microseconds since the epoch), or somewhat earlier; `None` when it is not there yet, or was there before
+    /// this process. Records before `offset` are forgotten: their readers have passed.
+    pub fn past(&self, partition: &TopicPartition, offset: Offset) -> (Offset, Option<i64>) {
         let mut tails = self.tails.lock();
-        let tail = tails.get_mut(partition).filter(|tail| offset < tail.end)?;
-        while tail.appends.get(1).is_some_and(|(start, _)| *start <= offset) {
-            tail.appends.pop_front();
-        }
-        tail.appends.front().filter(|(start, _)| *start <= offset).map(|(_, time)| *time)
+        let Some(tail) = tails.get_mut(partition) else { return (0, None) };
+        (tail.end, if offset < tail.end { tail.appended_at(offset) } else { None })
     }
 }
 
 impl Tail {
+    fn appended_at(&mut self, offset: Offset) -> Option<i64> {
+        while self.appends.get(1).is_some_and(|(start, _)| *start <= offset) {
+            self.appends.pop_front();
+        }
+        self.appends.front().filter(|(start, _)| *start <= offset).map(|(_, time)| *time)
+    }
+
     fn note(&mut self, appended: &Range<Offset>, time: i64) {
         self.end = self.end.max(appended.end);
         let is_new = self.appends.back().is_none_or(|(start, last)| appended.start > *start && time - last >= NEAR_US);

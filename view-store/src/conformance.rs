@@ -50,6 +50,8 @@ pub async fn suite<Made: Future<Output = Store>>(make: impl Fn() -> Made) {
         a_view_stands_at_the_frontier_when_its_deltas_are_behind,
         an_added_partition_counts_from_its_start,
         a_view_outside_the_generation_counts_from_the_start,
+        a_view_left_out_stays_at_its_last_generation,
+        a_changed_definition_stays_until_it_is_retired,
         writing_a_generation_again_replaces_it,
         a_published_generation_is_never_overwritten,
         an_empty_generation_is_one_all_the_same,
@@ -64,6 +66,7 @@ pub async fn suite<Made: Future<Output = Store>>(make: impl Fn() -> Made) {
         pages_continue_after_a_group,
         null_empty_and_unicode_keys_are_kept_apart,
         long_keys_and_states_are_kept,
+        keys_longer_than_any_group_are_not_there,
         chunks_are_bounded_and_split_no_group,
         readers_see_one_moment,
     );
@@ -198,6 +201,7 @@ fn next(number: u64, frontier: &[(u32, Offset)], views: &[&Arc<View>]) -> Publis
         generation: number,
         frontier: frontier.iter().map(|(number, offset)| (partition(*number), *offset)).collect(),
         views: views.iter().map(|view| (view.name.clone(), view.fingerprint.clone())).collect(),
+        behind: Vec::new(),
     }
 }
 
@@ -217,8 +221,13 @@ struct Seen {
 async fn read(store: &Store, view: &Arc<View>, range: &KeyRange) -> Seen {
     let read = store.read(view, range).await.expect("a read");
     let chunks: Vec<StateRows> = read.rows.map(|chunk| chunk.expect("a chunk")).collect().await;
-    let mut seen =
-        Seen { published: read.published, position: read.position, rows: vec![], origins: vec![], chunks: vec![] };
+    let mut seen = Seen {
+        published: read.published.map(Arc::unwrap_or_clone),
+        position: read.position,
+        rows: vec![],
+        origins: vec![],
+        chunks: vec![],
+    };
     for chunk in chunks {
         assert_eq!(chunk.states.schema(), view.state_schema);
         assert_eq!(chunk.states.num_rows(), chunk.origins.len(), "an origin per row");
@@ -496,6 +505,64 @@ async fn a_view_outside_the_generation_counts_from_the_start(store: Store) {
     assert_eq!(all(&store, &pages).await.position.get(&partition(0)), Some(6));
 }
 
+/// Whoever publishes may know less of the views than the one before him; what a view has is not his to take.
+async fn a_view_left_out_stays_at_its_last_generation(store: Store) {
+    let (urls, pages) = (view("urls"), view("page_views"));
+    let both = [urls.clone(), pages.clone()];
+    let (first, second) = (segment(6, 1), segment(11, 2));
+    let segments: [(Segment, &[Row]); 3] =
+        [(Segment::FIRST, &[row("a", 5)]), (first, &[row("a", 4)]), (second, &[row("b", 2)])];
+    written(&store, write(&urls, 0, 13, second, &segments)).await;
+    generation(&store, &urls, 1, &[row("a", 5)]).await;
+    generation(&store, &pages, 1, &[tile("a", 0, "no", 5)]).await;
+    publish(&store, &next(1, &[(0, 6)], &[&urls, &pages])).await;
+    store.retire(&both).await.expect("retiring");
+    for number in [2, 3] {
+        generation(&store, &pages, number, &[tile("a", 0, "no", 9)]).await;
+        publish(&store, &next(number, &[(0, 11)], &[&pages])).await;
+        for _ in 0..2 {
+            let seen = all(&store, &urls).await;
+            assert_eq!(seen.rows, [row("a", 5), row("a", 4), row("b", 2)]);
+            let own = seen.published.expect("its last generation");
+            assert_eq!(own, next(1, &[(0, 6)], &[&urls]), "the boundary travels with the rows");
+            assert_eq!(seen.position.get(&partition(0)), Some(13));
+            assert_eq!(all(&store, &pages).await.published.map(|published| published.generation), Some(number));
+            let visible = store.published().await.expect("published").expect("a generation");
+            assert_eq!(
+                visible.of(&urls).map(|(number, frontier)| (number, frontier.get(&partition(0)))),
+                Some((1, Some(6)))
+            );
+            store.retire(&both).await.expect("retiring");
+        }
+    }
+    // It goes on from where it stands, and the next generation that holds it takes it along.
+    written(&store, write(&urls, 13, 14, second, &[(second, &[row("b", 3)])])).await;
+    generation(&store, &urls, 4, &[row("a", 9), row("b", 3)]).await;
+    publish(&store, &next(4, &[(0, 15)], &[&urls])).await;
+    store.retire(&both).await.expect("retiring");
+    let seen = all(&store, &urls).await;
+    assert_eq!((seen.rows, seen.published.map(|own| own.generation)), (vec![row("a", 9), row("b", 3)], Some(4)));
+    assert_eq!(all(&store, &pages).await.published.map(|own| own.generation), Some(3));
+}
+
+/// Readers of the old definition have it whole until somebody lets go of it, the run that replaced it being dead or not.
+async fn a_changed_definition_stays_until_it_is_retired(store: Store) {
+    let (urls, changed) = (view("urls"), changed_urls());
+    generation(&store, &urls, 1, &[row("a", 5)]).await;
+    publish(&store, &next(1, &[(0, 6)], &[&urls])).await;
+    store.retire(std::slice::from_ref(&urls)).await.expect("retiring");
+    generation(&store, &changed, 2, &[row("a", 1)]).await;
+    publish(&store, &next(2, &[(0, 9)], &[&changed])).await;
+    let seen = all(&store, &urls).await;
+    assert_eq!((seen.rows, seen.position.get(&partition(0))), (vec![row("a", 5)], Some(6)));
+    assert_eq!(counts(&store, &changed).await, expected(&[("a", 1)]));
+    store.retire(std::slice::from_ref(&changed)).await.expect("retiring");
+    let seen = all(&store, &urls).await;
+    assert!(seen.rows.is_empty() && seen.published.is_none() && seen.position.is_empty());
+    assert_eq!(counts(&store, &changed).await, expected(&[("a", 1)]));
+    assert_eq!(store.published().await.expect("published"), Some(next(2, &[(0, 9)], &[&changed])));
+}
+
 async fn writing_a_generation_again_replaces_it(store: Store) {
     let urls = view("urls");
     generation(&store, &urls, 1, &[row("a", 1), row("left over", 1)]).await;
@@ -728,6 +795,28 @@ async fn long_keys_and_states_are_kept(store: Store) {
     for (of_batch, of_speed) in long.iter().zip(&deltas) {
         let range = KeyRange { key: Some(key_of(&texts, of_batch.0.as_deref())), ..KeyRange::default() };
         assert!(read(&store, &texts, &range).await.rows == [of_batch.clone(), of_speed.clone()]);
+    }
+}
+
+/// Questions are anybody's, and their keys of any length.
+async fn keys_longer_than_any_group_are_not_there(store: Store) {
+    let (urls, pages) = (view("urls"), view("page_views"));
+    generation(&store, &urls, 1, &[row("a", 1)]).await;
+    generation(&store, &pages, 1, &[tile("a", 1, "no", 1)]).await;
+    publish(&store, &next(1, &[(0, 1)], &[&urls, &pages])).await;
+    for length in [60_000, 63_000, 64_000, 65_000, 65_535, 65_536, 70_000, 200_000] {
+        let long = "a".repeat(length);
+        let after = Some(long.clone().into_bytes());
+        for view in [&urls, &pages] {
+            assert!(read(&store, view, &under(view, &long)).await.rows.is_empty());
+            read(&store, view, &KeyRange { after: after.clone(), ..KeyRange::default() }).await;
+            read(&store, view, &KeyRange { after: after.clone(), ..under(view, "a") }).await;
+        }
+        for (from, to) in
+            [(minute_of(&pages, 0), None), (None, minute_of(&pages, 9)), (minute_of(&pages, 1), minute_of(&pages, 2))]
+        {
+            assert!(read(&store, &pages, &KeyRange { from, to, ..under(&pages, &long) }).await.rows.is_empty());
+        }
     }
 }
 

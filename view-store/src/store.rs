@@ -96,8 +96,9 @@ pub struct StateRows {
 
 /// One moment of a view.
 pub struct ViewRead {
-    /// The generation the rows belong to; `None` when no published generation holds this view under this fingerprint.
-    pub published: Option<Published>,
+    /// The generation the rows belong to, the last one that holds this view (the visible one may be newer); `None` when none
+    /// does under this fingerprint.
+    pub published: Option<Arc<Published>>,
     /// How far the deltas reach: the rows hold exactly the records before it.
     pub position: Position,
     /// The rows, in order of their groups, in chunks of bounded size; a group is never split between two chunks.
@@ -126,8 +127,10 @@ pub enum PublishOutcome {
 ///    frontier, never a delta that reaches past the position, never a delta that the frontier covers.
 /// 2. **Deltas never go back.** `write_deltas` changes something only if every view of the write stands exactly at `from`;
 ///    then deltas and progress appear together. So a replay or a stale owner changes nothing.
-/// 3. **A generation is visible whole or not at all**, and only by `publish`; its frontier never moves back.
-/// 4. **Nothing needed is lost.** A delta that the published frontier does not cover stays until one does. What a
+/// 3. **A generation is visible whole or not at all**, and only by `publish`; its frontier never moves back. A view that a
+///    new generation leaves out stays at the last one that holds it, with that one's rows and frontier, until `retire` lets go
+///    of the view altogether.
+/// 4. **Nothing needed is lost.** A delta that no published frontier of its view covers stays until one does. What a
 ///    running `read` needs stays until it is dropped.
 /// 5. **Bound to the definition.** Rows belong to the view's fingerprint; states made under another one are never returned.
 ///
@@ -143,8 +146,8 @@ pub trait ViewStore: Send + Sync + 'static {
 
     /// How far a view's deltas reach in a partition ([`Progress::START`] when there are none).
     ///
-    /// A published frontier may lie further (the deltas were lost, or never needed): a view *stands at* the further of
-    /// the two, and may be continued from there.
+    /// The frontier of the view's generation ([`Published::of`]) may lie further (the deltas were lost, or never needed): a
+    /// view *stands at* the further of the two, and may be continued from there.
     async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress>;
 
     /// The states written so far for some groups of a segment. Groups without one are left out.
@@ -172,14 +175,16 @@ pub trait ViewStore: Send + Sync + 'static {
         rows: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<u64>;
 
-    /// Makes a written generation the visible one: a single durable switch, decided by [`views::publish::decide`].
+    /// Makes a written generation the visible one: a single durable switch, decided by [`views::publish::decide`] over
+    /// what is visible in the same step. Views that `next` leaves out stay as they are.
     ///
     /// # Errors
     ///
     /// `Invalid` when its frontier would move back.
     async fn publish(&self, next: &Published) -> Result<PublishOutcome>;
 
-    /// Lets go of what no reader can need: generations older than the visible one (never one that is newer: another run
-    /// may be writing it), deltas that its frontier covers, rows of fingerprints that `views` does not have.
+    /// Lets go of what no reader can need: generations that no view stays at (never one newer than the visible one: another
+    /// run may be writing it), deltas that the frontier of their view's generation covers, and everything of fingerprints that
+    /// `views` does not have, all of it in one step: should such a view come back, it starts from nothing.
     async fn retire(&self, views: &[Arc<View>]) -> Result<()>;
 }

@@ -14,6 +14,7 @@
 //! `update` and `merge` may be mixed freely: merging is associative and commutative, and an empty fold is neutral
 //! (`tests/views_tests/laws.rs`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -27,6 +28,7 @@ use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use crate::error::{Result, ViewError};
+use crate::stored;
 use crate::view::View;
 
 /// A view's accumulators over some events or states.
@@ -59,7 +61,8 @@ impl Fold {
     ///
     /// # Errors
     ///
-    /// [`ViewError::Evaluate`] when an expression fails on some event; the fold is then of no use and must be dropped.
+    /// [`ViewError::Evaluate`] when an expression fails on some event, or its group is longer than [`stored::MAX_GROUP`]; the
+    /// fold is then of no use and must be dropped.
     pub fn update(&mut self, events: &RecordBatch) -> Result<()> {
         let view = self.view.clone();
         let kept;
@@ -79,6 +82,7 @@ impl Fold {
             return Ok(());
         }
         let groups = evaluate(&view.groups, events)?;
+        stored::check_lengths(&groups)?;
         self.groups.intern(&groups, &mut self.indices)?;
         for (aggregate, accumulator) in view.aggregates.iter().zip(&mut self.accumulators) {
             let arguments = evaluate(&aggregate.arguments, events)?;
@@ -179,6 +183,26 @@ impl Fold {
         self.groups = new_group_values(self.view.group_schema.clone(), &GroupOrdering::None)?;
         batch(schema, columns, rows)
     }
+}
+
+/// The first of these events that a view cannot fold: a cast that fails, a division by zero, a group that is too long. `None` when no single event is
+/// to blame. For telling a person which it is; folds some of the events again.
+///
+/// `events`: the view's `input_schema`.
+pub fn first_failure(view: &Arc<View>, events: &RecordBatch) -> Option<usize> {
+    let fails = |start: usize, end: usize| {
+        let fold = || Fold::new(view)?.update(&events.slice(start, end - start));
+        !matches!(catch_unwind(AssertUnwindSafe(fold)), Ok(Ok(())))
+    };
+    let (mut good, mut bad) = (0, events.num_rows());
+    if !fails(good, bad) {
+        return None;
+    }
+    while good + 1 < bad {
+        let middle = good + (bad - good) / 2;
+        if fails(good, middle) { bad = middle } else { good = middle }
+    }
+    fails(good, bad).then_some(good)
 }
 
 fn accumulators(view: &View) -> Result<Vec<Box<dyn GroupsAccumulator>>> {

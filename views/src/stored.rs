@@ -6,9 +6,10 @@
 //! states. That is safe because states are derived data and the view's fingerprint names the versions of both: a
 //! state written by other versions is rebuilt, never read ([`FORMAT`]).
 
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
+use datafusion::error::DataFusionError;
 use datafusion::scalar::ScalarValue;
 
 use crate::error::{Result, ViewError};
@@ -17,6 +18,50 @@ use crate::view::View;
 
 /// The version of everything stored: ours, DataFusion's and Arrow's. Part of every view's fingerprint.
 pub const FORMAT: &str = "tidemark-states-1 datafusion-55 arrow-59";
+
+/// How many bytes an encoded group may have: stores keep it as a part of a key, and none takes keys of any length.
+pub const MAX_GROUP: usize = 65_000;
+
+/// Refuses groups that are longer than [`MAX_GROUP`] once they are encoded. Costs next to nothing when none can be.
+///
+/// # Errors
+///
+/// [`ViewError::Evaluate`], as when an expression fails.
+pub(crate) fn check_lengths(groups: &[ArrayRef]) -> Result<()> {
+    let at_most: usize = groups.iter().map(|column| encoded_at_most(column)).fold(0, usize::saturating_add);
+    if at_most <= MAX_GROUP {
+        return Ok(());
+    }
+    let fields = groups.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let encoded = RowConverter::new(fields)?.convert_columns(groups)?;
+    match encoded.iter().map(|group| group.data().len()).find(|length| *length > MAX_GROUP) {
+        None => Ok(()),
+        Some(length) => Err(ViewError::Evaluate(DataFusionError::Execution(format!(
+            "an event's group takes {length} bytes, and at most {MAX_GROUP} can be kept: let the view group by something \
+             shorter, like left(url, 1000)"
+        )))),
+    }
+}
+
+/// No value of a column takes more bytes than this in an encoded group.
+fn encoded_at_most(column: &ArrayRef) -> usize {
+    // Arrow pads what has no fixed length to blocks, each with a byte after it.
+    let padded = |longest: usize| longest + longest / 8 + 64;
+    let longest = |lengths: &mut dyn Iterator<Item = usize>| padded(lengths.max().unwrap_or(0));
+    let of_view = |view: &u128| (*view as u32) as usize;
+    match column.data_type() {
+        DataType::Utf8 => longest(&mut column.as_string::<i32>().offsets().lengths()),
+        DataType::LargeUtf8 => longest(&mut column.as_string::<i64>().offsets().lengths()),
+        DataType::Binary => longest(&mut column.as_binary::<i32>().offsets().lengths()),
+        DataType::LargeBinary => longest(&mut column.as_binary::<i64>().offsets().lengths()),
+        DataType::Utf8View => longest(&mut column.as_string_view().views().iter().map(of_view)),
+        DataType::BinaryView => longest(&mut column.as_binary_view().views().iter().map(of_view)),
+        DataType::FixedSizeBinary(size) => padded(usize::try_from(*size).unwrap_or(0)),
+        DataType::Null | DataType::Boolean => 8,
+        fixed if fixed.primitive_width().is_some() => 64,
+        _ => usize::MAX,
+    }
+}
 
 /// Encodes and decodes the groups and states of one view.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! A view, compiled: everything that any layer needs to fold, merge, store and finalize it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::utils::collect_columns;
 use serde::{Deserialize, Serialize};
 
-use crate::source::Source;
+use crate::source::{SYSTEM_COLUMNS, Source};
 
 /// Tells definitions and state formats apart: the first 16 hex digits of a SHA-256.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -115,4 +117,21 @@ pub struct View {
     pub(crate) having: Option<Arc<dyn PhysicalExpr>>,
     pub(crate) outputs: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) value_schema: SchemaRef,
+}
+
+impl View {
+    /// The source's own fields that its group columns are made of, by their index in the schema.
+    pub fn group_fields(&self) -> Vec<usize> {
+        let own = self.source.event_columns();
+        let key = || self.source.key.as_ref().and_then(|key| self.source.schema.index_of(key).ok());
+        let columns = self.groups.iter().flat_map(collect_columns).filter_map(|column| {
+            match self.input_columns.get(column.index())?.checked_sub(own) {
+                None => self.input_columns.get(column.index()).copied(),
+                // `_key` is the text of the field that chooses the partition.
+                Some(system) if SYSTEM_COLUMNS[system] == "_key" => key(),
+                Some(_) => None,
+            }
+        });
+        columns.collect::<BTreeSet<usize>>().into_iter().collect()
+    }
 }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use batch_layer::{NoProgress, Progress, RunProgress};
+use batch_layer::{NoProgress, Phase, Progress, RunProgress};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use view_store::ViewStore;
@@ -11,16 +11,29 @@ use view_store::ViewStore;
 use crate::system::{CLICKS, System, VIEWS, seeded, soon};
 
 /// Dies at the n-th boundary of a run. Boundaries are where a step begins or ends, not the ticks in between.
-struct Killer {
+pub struct Killer {
     left: Mutex<usize>,
+    /// Boundaries of other phases do not count.
+    phase: Option<Phase>,
     died_at: Mutex<Option<Progress>>,
+}
+
+impl Killer {
+    fn at(boundary: usize) -> Self {
+        Self { left: Mutex::new(boundary), phase: None, died_at: Mutex::default() }
+    }
+
+    /// Dies as soon as a phase begins.
+    pub fn in_phase(phase: Phase) -> Self {
+        Self { phase: Some(phase), ..Self::at(0) }
+    }
 }
 
 impl RunProgress for Killer {
     fn update(&self, progress: &Progress) {
         let boundary = progress.view.is_none() || progress.done == 0 || progress.done == progress.total;
         let mut left = self.left.lock();
-        if !boundary || self.died_at.lock().is_some() {
+        if !boundary || self.phase.is_some_and(|phase| phase != progress.phase) || self.died_at.lock().is_some() {
             return;
         }
         if *left == 0 {
@@ -41,7 +54,7 @@ async fn at_every_boundary() {
     let mut generation = 0;
     for boundary in 0.. {
         system.append_clicks(&mut chance, 40).await;
-        let killer = Killer { left: Mutex::new(boundary), died_at: Mutex::default() };
+        let killer = Killer::at(boundary);
         // A new object each time: what a dead process remembers is gone.
         let layer = system.layer();
         let outcome = AssertUnwindSafe(soon(layer.run(false, &killer))).catch_unwind().await;
@@ -98,7 +111,7 @@ async fn dropped_at_any_await() {
 
 #[test]
 fn the_killer_kills() {
-    let killer = Killer { left: Mutex::new(0), died_at: Mutex::default() };
+    let killer = Killer::at(0);
     let progress = Progress { generation: 1, phase: batch_layer::Phase::Mark, view: None, done: 0, total: 1 };
     assert!(catch_unwind(AssertUnwindSafe(|| killer.update(&progress))).is_err());
 }

@@ -12,4 +12,5 @@ mod spilling;
 mod system;
 mod tiles;
 mod timer;
+mod undecodable;
 mod unhappy_views;

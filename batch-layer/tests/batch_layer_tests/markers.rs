@@ -34,6 +34,21 @@ async fn a_marker_that_reached_only_some_partitions_is_stepped_over() {
     }
 }
 
+/// As by a run that has a source more, whose first partition is another one.
+#[tokio::test]
+async fn a_number_that_is_taken_in_any_partition_is_given_up() {
+    let mut chance = seeded("a_number_that_is_taken_in_any_partition_is_given_up");
+    for taken in 0..3 {
+        let system = System::new(&format!("{CLICKS}{VIEWS}")).await;
+        system.append_clicks(&mut chance, 30).await;
+        system.log.append(&system.partition(taken), vec![Content::Marker(1)]).await.expect("appended");
+        let report = soon(system.layer().run(false, &NoProgress)).await.expect("a run");
+        assert_eq!(report.generation, 2, "partition {taken}");
+        assert_eq!(system.log.markers(&system.partition(taken)), [1, 1, 2]);
+        system.assert_exact(&format!("partition {taken}")).await;
+    }
+}
+
 /// Markers of runs that nobody knows of, as if another process were running; some of them higher than ours will be.
 #[tokio::test]
 async fn markers_of_others_are_respected() {

@@ -11,12 +11,12 @@ use crate::system::{CLICKS, System, VIEWS, seeded, soon};
 async fn a_hole_stops_the_run() {
     let mut chance = seeded("a_hole_stops_the_run");
     let system = System::new(&format!("{CLICKS}{VIEWS}")).await;
-    system.append_clicks(&mut chance, 400).await;
+    system.append_clicks(&mut chance, 900).await;
     let first = soon(system.layer().run(false, &NoProgress)).await.expect("a run");
     let segments = system.archive.list(&system.partition(1)).await.expect("segments");
     assert!(segments.len() > 2, "{segments:?}");
-    for place in 0..segments.len() {
-        let name = system.archive.object_name(&segments[place]);
+    for (place, segment) in segments.iter().enumerate() {
+        let name = system.archive.object_name(segment);
         let object = system.objects.get_opts(&name, Default::default()).await.expect("there");
         let object = object.bytes().await.expect("bytes");
         system.objects.delete(&name).await.expect("deleted");

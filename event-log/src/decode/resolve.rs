@@ -222,10 +222,10 @@ impl RecordStep {
         for op in &self.ops {
             match op {
                 Op::Keep(name, step) => {
-                    step.walk(input, sink, empty_items).map_err(|problem| within(problem, name))?;
+                    step.walk(input, sink, empty_items).map_err(within(name))?;
                 }
                 Op::Skip(name, step) => {
-                    step.walk(input, &mut Nothing, empty_items).map_err(|problem| within(problem, name))?;
+                    step.walk(input, &mut Nothing, empty_items).map_err(within(name))?;
                 }
                 Op::Default(bytes) => sink.put(bytes),
             }
@@ -241,10 +241,10 @@ impl RecordStep {
             let mut output = Output { out: &mut scratch, end: MAX_REWRITTEN_BYTES };
             match op {
                 Op::Keep(name, step) => {
-                    step.walk(input, &mut output, empty_items).map_err(|problem| within(problem, name))?;
+                    step.walk(input, &mut output, empty_items).map_err(within(name))?;
                 }
                 Op::Skip(name, step) => {
-                    step.walk(input, &mut Nothing, empty_items).map_err(|problem| within(problem, name))?;
+                    step.walk(input, &mut Nothing, empty_items).map_err(within(name))?;
                 }
                 Op::Default(bytes) => output.put(bytes),
             }
@@ -258,8 +258,8 @@ impl RecordStep {
 }
 
 #[cold]
-fn within(problem: Box<Problem>, name: &str) -> Box<Problem> {
-    Box::new(problem.within_field(name))
+fn within(name: &str) -> impl Fn(Box<Problem>) -> Box<Problem> {
+    move |problem| Box::new(problem.within_field(name))
 }
 
 impl Step {
@@ -370,10 +370,21 @@ impl Step {
     }
 }
 
+/// Sixteen bytes at a time, the last sixteen again where that is simpler than counting the rest.
+#[inline]
+fn is_ascii(bytes: &[u8]) -> bool {
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | byte) & 0x80;
+    match bytes.last_chunk::<16>() {
+        None => any(bytes) == 0,
+        Some(last) => bytes.chunks_exact(16).fold(any(last), |all, chunk| all | any(chunk)) == 0,
+    }
+}
+
 #[inline]
 fn text(input: &mut &[u8]) -> Result<(), Box<Problem>> {
     let bytes = get_bytes(input).ok_or_else(cut_short)?;
-    if std::str::from_utf8(bytes).is_err() {
+    // Most text is short and ASCII.
+    if !is_ascii(bytes) && std::str::from_utf8(bytes).is_err() {
         return fail("a string that is not UTF-8");
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! One file of a partition: its name, its index, and reading frames from it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,8 @@ pub struct Scan<'a> {
     due: Offset,
     chunk: Bytes,
     chunk_length: u64,
+    /// How many bytes, about, the caller still wants: a chunk is not longer.
+    wanted: u64,
 }
 
 /// One step of a [`Scan`].
@@ -112,7 +114,14 @@ pub enum Step {
 impl<'a> Scan<'a> {
     /// Walks from a place where the frame with the offset `due` begins, to `end`.
     pub fn new(file: &'a File, salt: u32, (due, place): (Offset, u64), end: u64) -> Self {
-        Self { file, salt, end, next: place, due, chunk: Bytes::new(), chunk_length: FIRST_CHUNK }
+        let chunk = Bytes::new();
+        Self { file, salt, end, next: place, due, chunk, chunk_length: FIRST_CHUNK, wanted: u64::MAX }
+    }
+
+    /// The same for a caller who wants about so many bytes of frames: they are read in one go.
+    pub fn wanting(self, bytes: u64) -> Self {
+        let wanted = bytes.min(LONGEST_CHUNK);
+        Self { chunk_length: wanted.max(FIRST_CHUNK), wanted, ..self }
     }
 
     /// The next frame.
@@ -156,8 +165,9 @@ impl<'a> Scan<'a> {
         if left < length as u64 {
             return Ok(None);
         }
-        let chunk_length = self.chunk_length.max(length as u64).min(left) as usize;
+        let chunk_length = self.chunk_length.min(self.wanted.max(FIRST_CHUNK)).max(length as u64).min(left) as usize;
         self.chunk = Bytes::from(read_at(self.file, self.next, chunk_length)?);
+        self.wanted = self.wanted.saturating_sub(chunk_length as u64);
         self.chunk_length = (self.chunk_length * 2).min(LONGEST_CHUNK);
         Ok(Some(chunk_length))
     }
@@ -195,8 +205,13 @@ pub fn find(
     Ok(None)
 }
 
-fn read_at(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, at)?;
+fn read_at(mut file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    // Into memory that nobody has to clear first. Each scan has a file handle of its own, so its position is nobody else's.
+    let mut bytes = Vec::with_capacity(length);
+    file.seek(SeekFrom::Start(at))?;
+    file.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(bytes)
 }

@@ -187,7 +187,10 @@ impl Partition {
         if length < *end {
             return Err(file.damaged(length, format!("the file ends, but {end} bytes of it were committed")));
         }
-        let mut scan = Scan::new(&open, file.header.salt, file.place(from), *end);
+        let place = file.place(from);
+        // What is wanted with the heads of its frames; a few records need not have many bytes.
+        let wanted = limit.bytes.saturating_add(limit.bytes / 4).min(limit.records.saturating_mul(1024)) as u64;
+        let mut scan = Scan::new(&open, file.header.salt, place, *end).wanting(wanted);
         let (mut records, mut bytes) = (Vec::new(), 0);
         loop {
             let damage = match scan.step().map_err(|error| file.unavailable("read", error))? {

@@ -21,8 +21,11 @@ const MAGIC: &[u8] = b"Obj\x01";
 const SYNC_BYTES: usize = 16;
 /// How large one block may be, unpacked.
 const MAX_BLOCK_BYTES: usize = 64 << 20;
-/// How large all blocks of a file may be together, unpacked.
-const MAX_FILE_BYTES: usize = 512 << 20;
+/// How large all blocks of a file may be together, unpacked: what one append to the log takes.
+const MAX_FILE_BYTES: usize = 128 << 20;
+/// How many events and blocks a file may have. Each costs memory of its own, and a few bytes unpack to very many.
+const MAX_EVENTS: usize = 1 << 20;
+const MAX_BLOCKS: usize = 1 << 18;
 
 impl EventEncoder {
     /// Takes the events of an Avro container file, in order.
@@ -99,6 +102,11 @@ impl EventEncoder {
                 }
                 scratch.as_slice()
             };
+            if let Err(problem) = self.check_groups(own) {
+                let original = Bytes::copy_from_slice(datum);
+                events.push(Err(Rejection { reason: problem.to_string(), original }));
+                continue;
+            }
             let key = self.key_of(own);
             let (id, datum) = schema_id.map_or((self.schema_id, own), |id| (id, datum));
             let mut value = Vec::with_capacity(FRAME_BYTES + datum.len());
@@ -164,7 +172,7 @@ impl<'a> Container<'a> {
         let limit = apache_avro::util::max_allocation_bytes(MAX_BLOCK_BYTES);
         let mut input = self.blocks;
         let mut blocks = Vec::new();
-        let mut total = 0usize;
+        let (mut total, mut events) = (0usize, 0usize);
         while !input.is_empty() {
             let number = blocks.len();
             let short = || format!("block {number} is cut short");
@@ -183,6 +191,10 @@ impl<'a> Container<'a> {
             }
             if count > datums.len() {
                 return Err(format!("block {number} says it has {count} events in {} bytes", datums.len()));
+            }
+            events += count;
+            if events > MAX_EVENTS || number >= MAX_BLOCKS {
+                return Err(format!("it has more than {MAX_EVENTS} events or {MAX_BLOCKS} blocks"));
             }
             blocks.push(Block { count, datums });
         }

@@ -370,6 +370,6 @@ async fn the_archive_in_a_local_directory_puts_once_and_reads_back() {
     let left =
         folder.path().join("not/yet/there/archive/clicks/00000/00000000000000000020-00000000000000000040.avro#1");
     std::fs::write(left, "half").unwrap();
-    assert_eq!(archive.list(&partition).await.unwrap(), [segment.clone()]);
+    assert_eq!(archive.list(&partition).await.unwrap(), std::slice::from_ref(&segment));
     assert_eq!(archive.read(&segment).await.unwrap(), written);
 }

@@ -241,7 +241,7 @@ fn rich(i: usize) -> String {
     format!(
         r#"{{"id":{i},"on":{},"name":"näme{i}","level":{level},"ts":{},"price":"-{i}.25","tags":["a","b{i}"],
             "sizes":{{"k":{i}.5,"n":null}},"raw":"AAE=","any":{any}}}"#,
-        i % 2 == 0,
+        i.is_multiple_of(2),
         i * 1_000_000
     )
 }

@@ -573,3 +573,80 @@ async fn frozen_bytes_of_version_1() {
     let expected = "17|Ada|2026-11-20T10:00:00.123456Z|12.50|HIGH|[1, 2]|{a: 0.5}|null";
     assert_eq!(rows(&decoded.events), [expected]);
 }
+
+/// An event that some view could not group is not acknowledged; one that is, every view can group.
+#[tokio::test]
+async fn events_are_short_enough_to_be_grouped() {
+    let avro = r#"{"type":"record","name":"Event","fields":[{"name":"url","type":"string"},
+        {"name":"user","type":["null","string"],"default":null},{"name":"raw","type":"bytes","default":""},
+        {"name":"body","type":"string","default":""}]}"#;
+    let sql = "CREATE SOURCE clicks WITH (schema = 'event.avsc');
+        CREATE MATERIALIZED VIEW urls AS SELECT url, max(length(body)) AS longest FROM clicks GROUP BY url;
+        CREATE MATERIALIZED VIEW users AS SELECT user, raw, count(*) AS n FROM clicks GROUP BY user, raw;";
+    let files = [("event.avsc", avro), ("views.sql", sql)];
+    let files = files.map(|(path, text)| views::ApplicationFile { path: path.to_owned(), text: text.to_owned() });
+    let application = views::Application::compile(&files).expect("an application");
+    let source = &application.sources[0];
+    let any = EventEncoder::new(source, OWN_ID).expect("an encoder");
+    let views = || application.views.iter().map(|view| &**view);
+    let encoder = EventEncoder::new(source, OWN_ID).expect("an encoder").for_views(views());
+    let event = |url: usize, user: usize, raw: usize, body: usize| {
+        // The base64 of zeros, three bytes each.
+        let raw = "AAAA".repeat(raw / 3);
+        let [url, user, body] = [url, user, body].map(|length| "x".repeat(length));
+        format!(r#"{{"url":"{url}","user":"{user}","raw":"{raw}","body":"{body}"}}"#)
+    };
+    let most = event_log::encode::MAX_GROUP_FIELDS;
+    // A length takes three bytes, the branch of the nullable field one.
+    let accepted = [
+        event(most - 3, 0, 0, 0),
+        event(most - 3, most / 2, most / 2 - 10, 0),
+        event(0, 0, 0, 1 << 20),
+        event(1, most - 6, 0, 1 << 20),
+    ];
+    let mut frames = Vec::new();
+    for event in &accepted {
+        frames.push(encoder.json(event.as_bytes()).expect("accepted").value);
+    }
+    let refused = [
+        (event(most - 2, 0, 0, 0), "url: 57345 bytes are too many"),
+        (event(0, most / 2 + 100, most / 2, 0), "user: 28776 bytes are too many"),
+        (event(0, most / 2, most / 2 + 100, 0), "raw: "),
+        (event(1 << 20, 0, 0, 0), "url: "),
+    ];
+    for (event, reason) in &refused {
+        let rejection = encoder.json(event.as_bytes()).expect_err("refused");
+        assert!(rejection.reason.starts_with(reason), "{}", rejection.reason);
+        any.json(event.as_bytes()).expect("without views, it is an event like others");
+    }
+    // The same in a container.
+    let value = |event: &str| {
+        let json: serde_json::Value = serde_json::from_str(event).expect("JSON");
+        let text = |name: &str| Value::String(json[name].as_str().unwrap_or_default().to_owned());
+        let raw = vec![0; json["raw"].as_str().map_or(0, str::len) / 4 * 3];
+        Value::Record(vec![
+            ("url".to_owned(), text("url")),
+            ("user".to_owned(), Value::Union(1, Box::new(text("user")))),
+            ("raw".to_owned(), Value::Bytes(raw)),
+            ("body".to_owned(), text("body")),
+        ])
+    };
+    let all = accepted.iter().chain(refused.iter().map(|(event, _)| event));
+    let file = container_file(avro, Codec::Null, all.map(|event| value(event)).collect());
+    let registry = Schemas(vec![avro.to_owned()]);
+    let taken = encoder.container(&file, &registry).await.expect("a container");
+    assert_eq!(taken.iter().filter(|event| event.is_ok()).count(), accepted.len());
+    for (taken, (_, reason)) in taken.iter().skip(accepted.len()).zip(&refused) {
+        let rejection = taken.as_ref().expect_err("refused");
+        assert!(rejection.reason.starts_with(reason), "{}", rejection.reason);
+        assert!(rejection.original.len() > most);
+    }
+    for view in views() {
+        let view = application.view(&view.name).expect("a view");
+        let registry = std::sync::Arc::new(Schemas(vec![avro.to_owned()]));
+        let decoder = event_log::decode::EventDecoder::new(source, &view.input_columns, registry);
+        let decoded = decoder.expect("a decoder").decode(&place(), &records(frames.clone())).await.expect("decoded");
+        assert_eq!(decoded.events.num_rows(), accepted.len());
+        views::Fold::new(view).expect("a fold").update(&decoded.events).expect("every view can group them");
+    }
+}

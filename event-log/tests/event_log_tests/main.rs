@@ -1,4 +1,5 @@
 //! Tests of this crate.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by panicking")]
 
 mod archive;
 mod archive_scan;

@@ -170,7 +170,7 @@ fn arrays_are_cut_into_their_elements() {
         let mut elements = Elements::new(text.as_bytes());
         let mut found = Vec::new();
         loop {
-            match elements.next() {
+            match elements.next_element() {
                 Ok(Some((line, element))) => found.push((line, String::from_utf8_lossy(&element).trim().to_owned())),
                 Ok(None) => return Ok(found),
                 Err(error) => return Err(error.to_string()),
@@ -294,7 +294,7 @@ async fn a_first_session() {
     let batch = command(&["batch", "run"]);
     assert!(stdout(&batch).starts_with("generation 1 published"), "{}{}", stdout(&batch), stderr(&batch));
     let table = stdout(&command(&["query", "user_activity", "user_id=ada", "--explain"]));
-    assert!(table.contains("/only-here") && table.contains("batch  generation 1"), "{table}");
+    assert!(table.contains("/only-here") && table.contains("batch, generation 1"), "{table}");
 
     let verified = command(&["verify"]);
     assert!(verified.status.success(), "{}{}", stdout(&verified), stderr(&verified));
@@ -358,9 +358,16 @@ fn what_cannot_start_says_why() {
     let written = refused(&["--config", &config.display().to_string()]);
     assert!(written.contains("kafka.toml") && written.contains("log.kindd"), "{written}");
 
-    let _first = Process::start(&app, &dir.path().join("data"), &[]);
+    let first = Process::start(&app, &dir.path().join("data"), &[]);
+    let taken = first.url.trim_start_matches("http://").to_owned();
+    let other = dir.path().join("other").display().to_string();
+    let taken = tidemark(&["run", "--app", &app.display().to_string(), "--data", &other, "--listen", &taken]);
+    assert_eq!(taken.status.code(), Some(1));
+    let hint = "is taken by another process: choose another address with --listen\n";
+    assert!(stderr(&taken).ends_with(hint) && stderr(&taken).lines().count() == 1, "{}", stderr(&taken));
+    assert!(!dir.path().join("other").exists(), "nothing was opened before that was found out");
     let written = refused(&[]);
-    assert!(written.contains("tidemark: event log: "), "one process per data folder: {written}");
+    assert!(written.contains("is in use by another process"), "one process per data folder: {written}");
 }
 
 /// The photo service: what its pages show follows from its events, right after an upload and across a batch run.
@@ -449,7 +456,7 @@ async fn csv_and_avro_files_load() {
     let load =
         |arguments: &[&str]| tidemark(&[["load", "numbers", "--server", &process.url].as_slice(), arguments].concat());
 
-    let loaded = load(&[&csv, "--app", &app]);
+    let loaded = load(&[&csv]);
     assert_eq!(stdout(&loaded), "accepted 3, rejected 2\n", "{}", stderr(&loaded));
     assert!(stderr(&loaded).contains("n.csv:4: ") && stderr(&loaded).contains("n.csv:5: "), "{}", stderr(&loaded));
     let rest = load(&[&csv, "--app", &app, "--skip", "4"]);
@@ -464,4 +471,71 @@ async fn csv_and_avro_files_load() {
     let (_, answer) = process.get("/v1/views/odd?odd=1").await.expect("an answer");
     // 1, 5, 5 and every odd number below 1050.
     assert_eq!((&answer["rows"][0]["c"], &answer["rows"][0]["s"]), (&json!(528), &json!(11 + 525 * 525)), "{answer}");
+}
+
+/// A mistake is answered in one line that says what to do; what was asked in a wrong way ends with 2, what did not work with 1.
+#[tokio::test]
+async fn mistakes_are_answered_in_one_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let process = Process::start(&schemas("clickstream"), &dir.path().join("data"), &[]);
+    let csv = dir.path().join("clicks.csv");
+    std::fs::write(&csv, "id\n1\n").expect("written");
+    let csv = csv.display().to_string();
+    for (arguments, said) in [
+        (["query", "page_view", "url=/a"].as_slice(), "there is no view `page_view`; did you mean `page_views`?"),
+        (&["query", "page_views"], "`url`: this key column is missing"),
+        (&["query", "page_views", "ulr=/a"], "`ulr`: unknown; `page_views` has the columns url, minute"),
+        (&["query", "page_views", "url=/a", "--last", "soon"], "expected a duration such as `500ms` or `1h`"),
+        (&["query", "page_views", "url"], "`url` is not COLUMN=VALUE"),
+        (&["verify", "session"], "did you mean `sessions`?"),
+        (&["load", "click", &csv], "the server has no topic `click`; there are clicks"),
+    ] {
+        let output = tidemark(&[arguments, &["--server", &process.url]].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+    let nowhere = tidemark(&["query", "page_views", "url=/a", "--server", "here:99999"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(stderr(&nowhere).contains("not an address such as http://"), "{}", stderr(&nowhere));
+}
+
+/// What people read: where an answer comes from, how far it reaches, and nothing that could get at their terminal.
+#[tokio::test]
+async fn answers_are_tables_for_people() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let process = Process::start(&schemas("clickstream"), &dir.path().join("data"), &[]);
+    let event = |user: &str, url: &str| json!({"id": "e", "ts": "2026-11-20T10:00:12Z", "session_id": "s", "url": url, "user_id": user});
+    let post = async |event: Value| {
+        let (_, answer) = process.post("/v1/topics/clicks/events", &event).await.expect("an answer");
+        answer["position"].as_str().unwrap_or_default().to_owned()
+    };
+    let query = |user: &str, position: &str| {
+        let user = format!("user_id={user}");
+        let wait = ["--min-position", position, "--timeout", "30s", "--server", &process.url];
+        stdout(&tidemark(&[["query", "user_activity", &user, "--explain"].as_slice(), &wait].concat()))
+    };
+    post(event("ada", "/a")).await;
+    let (_, run) = process.post("/v1/batch/runs?wait=true", &json!({})).await.expect("an answer");
+    assert_eq!(run["state"], "published", "{run}");
+    let position = post(event("ada", "/b")).await;
+    let table = query("ada", &position);
+    let lines: Vec<&str> = table.lines().collect();
+    // Header, rule, the row, its two parts, and where the answer stands.
+    assert_eq!(lines.len(), 6, "{table}");
+    let clicks = lines[0].find("clicks").expect("a column") + "clicks".len();
+    for (line, (count, from)) in
+        lines[2..5].iter().zip([("2", "all of:"), ("1", "batch, generation 1"), ("1", "speed, clicks/")])
+    {
+        assert!(line.get(..clicks).is_some_and(|line| line.ends_with(count)) && line.contains(from), "{table}");
+    }
+    assert!(lines[5].starts_with("1 row; generation 1, ") && lines[5].contains(", up to clicks/"), "{table}");
+
+    let position = post(event("eve", "\u{1b}[2J\u{202e}/c\n/d")).await;
+    let table = query("eve", &position);
+    assert!(table.contains("\\u{1b}[2J\\u{202e}/c\\u{a}/d") && !table.contains('\u{1b}'), "{table}");
+    let position = post(event("zed", &format!("/{}", "x".repeat(5000)))).await;
+    let table = query("zed", &position);
+    assert!(table.contains("xxx…") && table.lines().all(|line| line.chars().count() < 400), "{table}");
 }

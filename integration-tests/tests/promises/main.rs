@@ -1,5 +1,11 @@
 //! Tests of the whole.
 
 mod command_line;
+mod disk_full;
+mod failing_view;
 mod oracle;
+mod real_data;
+mod scenarios;
 mod settings;
+mod simulation;
+mod torture;

@@ -16,6 +16,11 @@ pub async fn script() -> HttpResponse {
     shipped("text/javascript; charset=utf-8", include_str!("../console/console.js"))
 }
 
+/// The drawings on it.
+pub async fn chart() -> HttpResponse {
+    shipped("text/javascript; charset=utf-8", include_str!("../console/chart.js"))
+}
+
 /// How it looks.
 pub async fn style() -> HttpResponse {
     shipped("text/css; charset=utf-8", include_str!("../console/console.css"))

@@ -67,8 +67,9 @@ pub async fn append(request: HttpRequest, payload: web::Payload, serving: Shared
 /// A topic of the application.
 pub fn intake<'s>(serving: &'s Serving, topic: &str) -> Result<&'s Intake> {
     serving.intakes.get(topic).ok_or_else(|| {
+        let hint = crate::nearest::hint(topic, serving.intakes.keys().map(|name| &**name));
         let topic = crate::parse::shorten(topic);
-        Problem::new(Kind::NoSuchTopic, format!("there is no topic `{topic}`")).with("topic", topic)
+        Problem::new(Kind::NoSuchTopic, format!("there is no topic `{topic}`{hint}")).with("topic", topic)
     })
 }
 
@@ -104,6 +105,10 @@ async fn encode(
             Form::Lines => split::lines(&body),
             _ => split::json(&body).map_err(|error| body::not_json(&error))?,
         };
+        if events.len() > split::MAX_EVENTS {
+            let detail = format!("the body has more than {} events: send it in parts", split::MAX_EVENTS);
+            return Err(Problem::new(Kind::BodyTooLarge, detail));
+        }
         Ok(encode_json(&encoder, &body, events))
     };
     if small { work() } else { elsewhere(work).await }

@@ -23,7 +23,10 @@ const KEYS_AT_ONCE: usize = 16;
 
 /// The rows under one key.
 pub async fn one(request: HttpRequest, serving: Shared) -> Result<HttpResponse> {
-    let view = serving.views.get(segment(&request, "view"))?;
+    let view = match request.app_data::<Arc<PreparedView>>() {
+        Some(view) => view,
+        None => serving.views.get(segment(&request, "view"))?,
+    };
     let started = Instant::now();
     let result = answer_one(&serving, view, request.query_string()).await;
     view.metrics.count(&result, started.elapsed().as_secs_f64());

@@ -3,12 +3,14 @@
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::http::{Method, header};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, Resource, Route, guard, web};
+use prometheus::IntCounter;
 use serde::Serialize;
 
 use crate::error::{Kind, Problem, Result};
+use crate::metrics::Metrics;
 use crate::server::Serving;
 
 pub mod batch_runs;
@@ -16,10 +18,12 @@ pub mod console;
 pub mod dead_letters;
 pub mod events;
 pub mod health;
+pub mod keys;
 pub mod later;
 pub mod lookup;
 pub mod metrics;
 pub mod status;
+pub mod topics;
 pub mod verify;
 pub mod views;
 
@@ -27,15 +31,24 @@ pub mod views;
 pub type Shared = web::Data<Serving>;
 
 /// Every route there is.
-pub fn configure(app: &mut web::ServiceConfig) {
-    // Tried in this order: the hot one first.
-    app.service(at("/v1/views/{view}", "GET, HEAD").route(get().to(lookup::one)))
+pub fn configure(app: &mut web::ServiceConfig, serving: &Serving) {
+    let at = |pattern, allow| at(pattern, pattern, allow, &serving.metrics);
+    // Tried in this order: the hot ones first. Comparing a path is cheaper than taking a pattern apart, so every view has a route.
+    for view in serving.views.iter().filter(|view| is_plain(&view.view.name)) {
+        let path = format!("/v1/views/{}", view.view.name);
+        let lookup = self::at(&path, VIEW, "GET, HEAD", &serving.metrics).app_data(view.clone());
+        app.service(lookup.route(get().to(lookup::one)));
+    }
+    app.service(at(VIEW, "GET, HEAD").route(get().to(lookup::one)))
         .service(at("/", "GET, HEAD").route(get().to(console::page)))
         .service(at("/console.js", "GET, HEAD").route(get().to(console::script)))
+        .service(at("/chart.js", "GET, HEAD").route(get().to(console::chart)))
         .service(at("/console.css", "GET, HEAD").route(get().to(console::style)))
+        .service(at("/v1/topics", "GET, HEAD").route(get().to(topics::list)))
         .service(at("/v1/topics/{topic}/events", "POST").route(web::post().to(events::append)))
         .service(at("/v1/topics/{topic}/dead-letters", "GET, HEAD").route(get().to(dead_letters::list)))
         .service(at("/v1/views", "GET, HEAD").route(get().to(views::list)))
+        .service(at("/v1/views/{view}/keys", "GET, HEAD").route(get().to(keys::list)))
         .service(at("/v1/views/{view}/lookup", "POST").route(web::post().to(lookup::many)))
         .service(
             at("/v1/batch/runs", "GET, HEAD, POST")
@@ -58,17 +71,29 @@ fn get() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// The path pattern of a resource, for metrics.
-#[derive(Clone, Copy)]
-struct Pattern(&'static str);
+/// A resource as metrics know it: its path pattern, and the counter of what nearly all requests come to.
+#[derive(Clone)]
+struct Counted {
+    pattern: &'static str,
+    answered_get: IntCounter,
+}
 
-/// A resource that refuses other methods and names those it knows.
-fn at(pattern: &'static str, allow: &'static str) -> Resource {
+/// Where a view is asked.
+const VIEW: &str = "/v1/views/{view}";
+
+/// Whether a name is the same in a path, and no pattern.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// A resource that refuses other methods and names those it knows. Metrics know it as `pattern`.
+fn at(path: &str, pattern: &'static str, allow: &'static str, metrics: &Metrics) -> Resource {
+    let answered_get = metrics.http_requests.with_label_values(&["GET", pattern, "200"]);
     let refuse = move |request: HttpRequest| async move {
         let detail = format!("{} is not among {allow}", request.method());
         Err::<HttpResponse, _>(Problem::new(Kind::MethodNotAllowed, detail).with("allow", allow))
     };
-    web::resource(pattern).app_data(Pattern(pattern)).default_service(web::to(refuse))
+    web::resource(path).app_data(Counted { pattern, answered_get }).default_service(web::to(refuse))
 }
 
 /// The answer to paths that are none of ours.
@@ -85,10 +110,15 @@ pub async fn observe(
     let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned();
     let mut response = next.call(request).await?;
     let (request, status) = (response.request(), response.status());
-    let route = request.app_data::<Pattern>().map_or("none", |pattern| pattern.0);
-    if let Some(serving) = request.app_data::<Shared>() {
-        let method = known_method(request.method());
-        serving.metrics.http_requests.with_label_values(&[method, route, status.as_str()]).inc();
+    match request.app_data::<Counted>() {
+        Some(route) if status == StatusCode::OK && request.method() == Method::GET => route.answered_get.inc(),
+        route => {
+            if let Some(serving) = request.app_data::<Shared>() {
+                let route = route.map_or("none", |route| route.pattern);
+                let labels = [known_method(request.method()), route, status.as_str()];
+                serving.metrics.http_requests.with_label_values(&labels).inc();
+            }
+        }
     }
     tracing::debug!(method = %request.method(), path = request.path(), status = status.as_u16(), "request");
     if let Some(id) = id {

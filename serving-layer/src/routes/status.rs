@@ -1,5 +1,6 @@
 //! `GET /v1/status`: how every part stands, at one glance.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub struct Snapshot {
     pub partitions: Vec<PartitionSnapshot>,
     /// Every view.
     pub views: Vec<ViewSnapshot>,
-    /// How many dead letters each topic has.
+    /// How many dead letters of each topic can be read.
     pub dead_letters: Vec<(Arc<str>, u64)>,
 }
 
@@ -40,6 +41,8 @@ pub struct PartitionSnapshot {
     pub position: Option<Offset>,
     /// How long the oldest record not folded yet has waited.
     pub lag: Option<Duration>,
+    /// Why the speed layer's last attempt to go on failed.
+    pub error: Option<String>,
 }
 
 /// How one view stands.
@@ -71,18 +74,23 @@ impl Snapshot {
             for (number, bounds) in (0u32..).zip(parts.log.bounds(&source.name).await?) {
                 let partition = TopicPartition::new(source.name.clone(), number);
                 let status = statuses.iter().find(|status| status.partition == partition);
+                let lag = match status.map(|status| (status, status.lag(now))) {
+                    Some((status, None)) => serving.reader.age(&partition, status.position).await,
+                    known => known.and_then(|(_, lag)| lag),
+                };
                 partitions.push(PartitionSnapshot {
                     start: bounds.start,
                     end: bounds.end,
                     archived: parts.archive.archived(&partition),
                     frontier: published.as_ref().and_then(|published| published.frontier.get(&partition)),
                     position: status.map(|status| status.position),
-                    lag: status.and_then(|status| status.lag(now)),
+                    lag,
+                    error: status.and_then(|status| status.error.clone()),
                     partition,
                 });
             }
             let letters = parts.log.bounds(&source.dead_letter_topic()).await.unwrap_or_default();
-            dead_letters.push((source.name.clone(), letters.iter().map(|bounds| bounds.end).sum()));
+            dead_letters.push((source.name.clone(), kept(&letters)));
         }
         let mut views = Vec::new();
         for view in &parts.application.views {
@@ -97,19 +105,17 @@ impl ViewSnapshot {
     /// Asks the store how far a view is.
     pub async fn take(serving: &Serving, view: &PreparedView, published: Option<&Published>) -> Result<Self> {
         let definition = &view.view;
-        let holds = |published: &&Published| published.views.get(&definition.name) == Some(&definition.fingerprint);
-        let published = published.filter(holds);
-        let mut position =
-            published.map(|published| published.frontier.of_topic(&definition.source.name)).unwrap_or_default();
+        let held = published.and_then(|published| published.of(definition));
+        let mut position = held.map(|(_, frontier)| frontier.of_topic(&definition.source.name)).unwrap_or_default();
         for partition in view.partitions() {
-            let progress = serving.parts.store.progress(definition, &partition).await?;
-            position.advance(&partition, progress.offset);
+            let progress = serving.parts.store.progress(definition, partition).await?;
+            position.advance(partition, progress.offset);
         }
         Ok(Self {
             name: definition.name.clone(),
             fingerprint: definition.fingerprint.to_string(),
-            generation: published.map(|published| published.generation),
-            freshness: serving.reader.freshness_now(view, &position).await,
+            generation: held.map(|(generation, _)| generation),
+            freshness: serving.reader.lag_now(view, &position).await.time,
             failed: serving.parts.speed.failure(&definition.name),
             position,
         })
@@ -123,6 +129,11 @@ impl ViewSnapshot {
 
 fn milliseconds(duration: Duration) -> Value {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).into()
+}
+
+/// How many records there are between the first that is kept and the end. Nobody puts markers among dead letters.
+pub fn kept(bounds: &[Range<Offset>]) -> u64 {
+    bounds.iter().map(|kept| kept.end.saturating_sub(kept.start)).sum()
 }
 
 /// How everything stands, as JSON.
@@ -177,5 +188,6 @@ fn partition(partition: &PartitionSnapshot) -> Value {
         "position": partition.position,
         "lag_records": partition.position.map(|position| partition.end.saturating_sub(position)),
         "lag_ms": partition.lag.map(milliseconds),
+        "error": partition.error,
     })
 }

@@ -1,10 +1,13 @@
 //! Events in: forms, rejections, dead letters, failures of the log.
 
-use event_log::{FaultyLog, LogFaults, ReadLimit};
-use serde_json::{Value, json};
+use std::ops::Range;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use event_log::{Content, EventLog, FaultyLog, LogFaults, ReadLimit, Record, TopicSpec};
+use serde_json::{Value, json};
 use serving_layer::ServeSettings;
+use views::{Offset, TopicPartition};
 
 use crate::house::House;
 use crate::http::{raw, send};
@@ -227,7 +230,58 @@ async fn a_failed_append_says_that_the_outcome_is_unknown() {
     house.post(TARGET, "application/json", "{}").await.problem(503);
     house.get("/readyz").await.problem(503);
     faulty.set_faults(LogFaults::NONE);
-    assert_eq!(house.events(&json!({"url": "/a", "ts": TS})).await.is_empty(), false);
+    assert!(!house.events(&json!({"url": "/a", "ts": TS})).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_durable_counts_when_the_rest_of_a_request_fails() {
+    let house = House::open_with(ServeSettings::default(), |log| Arc::new(OnePartitionFails(log))).await;
+    let counted = async || {
+        let clicks = house.get("/v1/status").await.json()["topics"]["clicks"].clone();
+        (clicks["accepted"].as_u64(), clicks["rejected"].as_u64())
+    };
+    let mut events: Vec<Value> = (0..20).map(|n| json!({"url": format!("/{n}"), "ts": TS})).collect();
+    events.push(json!({"wrong": 1}));
+    let problem = house.post(TARGET, "application/json", json!(events).to_string()).await.problem(503);
+    assert_eq!(problem["partitions"], json!(["clicks/1"]), "{problem}");
+    let durable = in_log(&house).await as u64;
+    assert!((1..20).contains(&durable), "{durable} of 20 are in the partition that works");
+    assert_eq!(counted().await, (Some(durable), Some(1)));
+    let letters = house.get("/v1/topics/clicks/dead-letters").await.json();
+    assert_eq!(letters["dead_letters"].as_array().map(Vec::len), Some(1));
+}
+
+/// A log of which partition 1 of `clicks` takes nothing.
+struct OnePartitionFails(Arc<dyn EventLog>);
+
+#[async_trait]
+impl EventLog for OnePartitionFails {
+    async fn create_topic(&self, topic: &TopicSpec) -> event_log::error::Result<()> {
+        self.0.create_topic(topic).await
+    }
+
+    async fn topics(&self) -> event_log::error::Result<Vec<TopicSpec>> {
+        self.0.topics().await
+    }
+
+    async fn append(&self, to: &TopicPartition, records: Vec<Content>) -> event_log::error::Result<Range<Offset>> {
+        if &*to.topic == "clicks" && to.partition == 1 {
+            return Err(event_log::LogError::unavailable("appending", "the disk is gone"));
+        }
+        self.0.append(to, records).await
+    }
+
+    async fn read(&self, of: &TopicPartition, from: Offset, limit: ReadLimit) -> event_log::error::Result<Vec<Record>> {
+        self.0.read(of, from, limit).await
+    }
+
+    async fn bounds(&self, topic: &str) -> event_log::error::Result<Vec<Range<Offset>>> {
+        self.0.bounds(topic).await
+    }
+
+    async fn trim(&self, of: &TopicPartition, before: Offset) -> event_log::error::Result<()> {
+        self.0.trim(of, before).await
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One application, served: real log, registry and store, and two small layers driven by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,9 @@ FROM clicks GROUP BY url;
 
 CREATE MATERIALIZED VIEW popular WITH (key = 'url') AS
 SELECT url, user_id, count(*) AS views FROM clicks GROUP BY url, user_id HAVING count(*) > 1;
+
+CREATE MATERIALIZED VIEW promised WITH (key = 'url', freshness_slo = '1us') AS
+SELECT url, count(*) AS views FROM clicks GROUP BY url;
 
 CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM clicks;
 ";
@@ -269,7 +272,7 @@ impl House {
             self.store.write_generation(view, generation, rows).await.expect("generation");
         }
         let views = self.application.views.iter().map(|view| (view.name.clone(), view.fingerprint.clone())).collect();
-        let published = Published { generation, frontier, views };
+        let published = Published { generation, frontier, views, behind: Vec::new() };
         assert_eq!(self.store.publish(&published).await.expect("publish"), PublishOutcome::Published);
         self.store.retire(&self.application.views).await.expect("retire");
     }
@@ -348,6 +351,10 @@ pub struct HandSpeed {
     pub changes: watch::Sender<u64>,
     pub positions: Mutex<BTreeMap<u32, Offset>>,
     pub failures: Mutex<BTreeMap<String, String>>,
+    /// What keeps it.
+    pub error: Mutex<Option<String>>,
+    /// Partitions it does not follow yet.
+    pub unknown: Mutex<BTreeSet<u32>>,
     /// How many times somebody began to wait.
     pub waits: watch::Sender<u64>,
 }
@@ -359,6 +366,8 @@ impl HandSpeed {
             changes: watch::Sender::new(0),
             positions: Mutex::default(),
             failures: Mutex::default(),
+            error: Mutex::default(),
+            unknown: Mutex::default(),
             waits: watch::Sender::new(0),
         }
     }
@@ -370,11 +379,13 @@ impl SpeedStatus for HandSpeed {
         let positions = self.positions.lock();
         (0u32..)
             .zip(bounds)
+            .filter(|(number, _)| !self.unknown.lock().contains(number))
             .map(|(number, bounds)| PartitionStatus {
                 partition: TopicPartition::new(topic, number),
                 log_end: bounds.end,
                 position: positions.get(&number).copied().unwrap_or(0),
                 waiting_since: None,
+                error: self.error.lock().clone(),
             })
             .collect()
     }
@@ -411,6 +422,7 @@ fn run() -> BatchRun {
         finished: Some(1_447_286_401_500_000),
         rows: 3,
         error: None,
+        progress: None,
     }
 }
 

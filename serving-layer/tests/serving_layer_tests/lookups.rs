@@ -51,7 +51,19 @@ async fn an_unknown_key_has_no_rows_and_an_unknown_view_is_404() {
     let house = House::of(&["page_views"]).await;
     assert_eq!(house.get("/v1/views/page_views?url=/nowhere").await.json()["rows"], json!([]));
     let problem = house.get("/v1/views/nothing?url=/a").await.problem(404);
-    assert_eq!(problem["view"], "nothing");
+    assert_eq!(
+        (&problem["view"], &problem["detail"]),
+        (&json!("nothing"), &json!("there is no view `nothing`; there are page_views"))
+    );
+    for (wrong, hint) in
+        [("page_view", true), ("pageviews", true), ("Page_Views", true), ("%F0%9F%8C%8A", false), ("p", false)]
+    {
+        let problem = house.get(&format!("/v1/views/{wrong}?url=/a")).await.problem(404);
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert_eq!(detail.ends_with("; did you mean `page_views`?"), hint, "{detail}");
+    }
+    let long = house.get(&format!("/v1/views/{}", "x".repeat(5000))).await.problem(404);
+    assert!(long.to_string().len() < 600, "{long}");
     house.post("/v1/views/nothing/lookup", "application/json", "{\"keys\":[]}").await.problem(404);
 }
 

@@ -132,8 +132,7 @@ async fn the_console_asks_nobody_else() {
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let policy = page.header("content-security-policy").expect("a policy");
     assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe") && !policy.contains("http"));
-    for path in ["/console.js", "/console.css"] {
-        assert!(page.text().contains(path));
+    for path in ["/console.js", "/console.css", "/chart.js"] {
         let part = house.get(path).await;
         assert_eq!((part.status, part.header("x-content-type-options")), (200, Some("nosniff")));
         assert!(!part.text().contains("https://"));
@@ -168,4 +167,41 @@ async fn a_graceful_stop_finishes_what_is_going_on() {
     assert_eq!(asking.await.expect("an answer").json()["rows"][0]["views"], 1);
     stopping.await.expect("a stop");
     assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn topics_say_what_a_producer_needs() {
+    let house = House::of(&["page_views"]).await;
+    let events = json!([{"url": "/a", "ts": 1}, {"url": "/b", "ts": 1}, {"url": "/c"}]);
+    house.post("/v1/topics/clicks/events", "application/json", events.to_string()).await.json();
+    let topics = house.get("/v1/topics").await.json();
+    let topics = topics["topics"].as_array().expect("topics");
+    assert_eq!(topics.len(), 1, "dead letters are the topic's own");
+    let clicks = &topics[0];
+    assert_eq!((&clicks["name"], &clicks["partitions"], &clicks["key"]), (&json!("clicks"), &json!(2), &json!("url")));
+    assert_eq!((&clicks["event_time"], &clicks["event_id"]), (&json!("ts"), &json!(null)));
+    assert_eq!((&clicks["records"], &clicks["dead_letters"]), (&json!(2), &json!(1)));
+    let ends: u64 = clicks["offsets"].as_array().expect("offsets").iter().filter_map(|of| of["end"].as_u64()).sum();
+    assert_eq!(ends, 2);
+    assert_eq!(clicks["schema"]["fields"][0], json!({"name": "url", "type": "string"}));
+    assert_eq!(house.get("/v1/topics?all=true").await.problem(400)["parameter"], "all");
+    house.post("/v1/topics", "application/json", "{}").await.problem(405);
+}
+
+#[tokio::test]
+async fn some_keys_are_told() {
+    let house = House::of(&["page_views", "by_user", "total"]).await;
+    assert_eq!(house.get("/v1/views/page_views/keys").await.json()["keys"], json!([]));
+    let events: Vec<serde_json::Value> = (0..30).map(|n| json!({"url": format!("/{}", n % 3), "ts": n * 60_000_000_i64, "user_id": null})).collect();
+    house.events_folded(&json!(events)).await;
+    house.batch_run(1).await;
+    house.events_folded(&json!([{"url": "/3", "ts": 1}, {"url": "/0", "ts": 1}])).await;
+    let keys = house.get("/v1/views/page_views/keys").await.json();
+    assert_eq!(keys, json!({"view": "page_views", "keys": [{"url": "/0"}, {"url": "/1"}, {"url": "/2"}, {"url": "/3"}]}));
+    let keys = house.get("/v1/views/page_views/keys?limit=2").await.json();
+    assert_eq!(keys["keys"], json!([{"url": "/0"}, {"url": "/1"}]));
+    assert_eq!(house.get("/v1/views/by_user/keys").await.json()["keys"], json!([{"user_id": null}]));
+    assert_eq!(house.get("/v1/views/total/keys").await.json()["keys"], json!([{}]));
+    assert_eq!(house.get("/v1/views/page_views/keys?limit=0").await.problem(400)["parameter"], "limit");
+    house.get("/v1/views/nothing/keys").await.problem(404);
 }

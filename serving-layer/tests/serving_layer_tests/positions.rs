@@ -75,3 +75,59 @@ async fn a_view_the_speed_layer_gave_up_on_says_so() {
     let status = house.get("/v1/status").await.json();
     assert_eq!(status["views"]["page_views"]["failed"], "division by zero at clicks/0@1");
 }
+
+#[tokio::test]
+async fn an_answer_staler_than_its_view_promises_says_so() {
+    let house = House::of(&["promised", "sums"]).await;
+    let of = async |view: &str| house.get(&format!("/v1/views/{view}?url=/a")).await.json();
+    assert!(of("promised").await.get("degraded").is_none(), "idle: nothing is missing");
+    house.events(&json!({"url": "/a", "ts": 1})).await;
+    *house.speed.error.lock() = Some("the disk is full".to_owned());
+    let answer = of("promised").await;
+    let reason = answer["degraded"]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("freshness_slo is 1us") && reason.contains("the disk is full"), "{reason}");
+    assert!(of("sums").await.get("degraded").is_none(), "it promises nothing, and freshness_ms tells");
+    house.fold().await;
+    assert!(of("promised").await.get("degraded").is_none());
+}
+
+#[tokio::test]
+async fn an_unknown_lag_is_not_zero() {
+    let faults = event_log::LogFaults { error: 1.0, ..event_log::LogFaults::NONE };
+    let mut faulty = None;
+    let house = House::open_with(serving_layer::ServeSettings::default(), |log| {
+        let log = std::sync::Arc::new(event_log::FaultyLog::new(log, 1, event_log::LogFaults::NONE));
+        faulty = Some(log.clone());
+        log
+    })
+    .await;
+    let faulty = faulty.expect("a log");
+    house.events(&json!({"url": "/a", "ts": 1})).await;
+    // Nobody remembers when the record came, and the log does not say.
+    faulty.set_faults(faults);
+    let answer = house.get("/v1/views/page_views?url=/a").await.json();
+    assert_eq!(answer["freshness_ms"], json!(null));
+    assert!(answer["degraded"]["reason"].as_str().is_some_and(|reason| reason.contains("not known")), "{answer}");
+    house.get("/v1/views/page_views?url=/a&max_staleness=1h").await.problem(503);
+    // It says again: the age grows from one answer to the next, whether it is asked or remembered.
+    faulty.set_faults(event_log::LogFaults::NONE);
+    assert!(house.get("/v1/views/page_views?url=/a").await.json()["freshness_ms"].is_u64());
+    faulty.set_faults(faults);
+    let answer = house.get("/v1/views/page_views?url=/a").await.json();
+    assert!(answer["freshness_ms"].is_u64(), "a record's append time never changes: {answer}");
+    // A partition that nobody follows yet.
+    house.speed.unknown.lock().insert(1);
+    assert_eq!(house.get("/v1/views/page_views?url=/a").await.json()["freshness_ms"], json!(null));
+}
+
+#[tokio::test]
+async fn the_status_says_how_long_the_oldest_record_has_waited() {
+    let house = House::of(&["page_views"]).await;
+    house.events(&json!([{"url": "/a", "ts": 1}, {"url": "/b", "ts": 1}, {"url": "/c", "ts": 1}])).await;
+    *house.speed.error.lock() = Some("the disk is full".to_owned());
+    let status = house.get("/v1/status").await.json();
+    for partition in status["topics"]["clicks"]["partitions"].as_array().expect("partitions") {
+        assert!(partition["lag_ms"].is_u64(), "{partition}");
+        assert_eq!(partition["error"], "the disk is full");
+    }
+}

@@ -23,7 +23,7 @@ fn topic(window: Duration) -> Topic {
 }
 
 fn some_topic(seed: u64) -> Topic {
-    topic(if seed % 2 == 0 { LONG } else { SHORT })
+    topic(if seed.is_multiple_of(2) { LONG } else { SHORT })
 }
 
 /// Appends events in several appends, with time passing in between: often none, sometimes exactly a window, seldom long.

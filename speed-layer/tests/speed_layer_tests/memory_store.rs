@@ -67,9 +67,8 @@ impl MemoryStore {
 
     fn stands_at(inside: &Inside, view: &View, partition: &TopicPartition) -> Offset {
         let written = inside.progress.get(&(view.name.clone(), partition.clone())).map_or(0, |at| at.offset);
-        let published = inside.published.as_ref();
-        let own = published.filter(|published| published.views.get(&view.name) == Some(&view.fingerprint));
-        written.max(own.and_then(|published| published.frontier.get(partition)).unwrap_or(0))
+        let own = inside.published.as_ref().and_then(|published| published.of(view));
+        written.max(own.and_then(|(_, frontier)| frontier.get(partition)).unwrap_or(0))
     }
 
     fn failing(&self, what: &str) -> Result<(), StoreError> {

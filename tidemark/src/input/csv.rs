@@ -145,7 +145,7 @@ impl<R: io::Read> CsvEvents<R> {
     /// # Errors
     ///
     /// When the file cannot be read on.
-    pub fn next(&mut self) -> io::Result<Option<Piece>> {
+    pub fn next_row(&mut self) -> io::Result<Option<Piece>> {
         let mut row = ByteRecord::new();
         if !self.rows.read_byte_record(&mut row).map_err(io::Error::other)? {
             return Ok(None);

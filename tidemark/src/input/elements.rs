@@ -36,7 +36,7 @@ impl<R: BufRead> Elements<R> {
     /// # Errors
     ///
     /// When reading fails, or the input is not one array.
-    pub fn next(&mut self) -> std::io::Result<Option<(u64, Vec<u8>)>> {
+    pub fn next_element(&mut self) -> std::io::Result<Option<(u64, Vec<u8>)>> {
         let wrong = |line: u64, what: &str| {
             Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {line}: {what}")))
         };

@@ -150,8 +150,8 @@ impl Pieces {
                     return Ok(Some(Piece::Event(*line, event)));
                 }
             },
-            Self::Elements(elements) => Ok(elements.next()?.map(|(line, event)| Piece::Event(line, event))),
-            Self::Csv(events) => events.next(),
+            Self::Elements(elements) => Ok(elements.next_element()?.map(|(line, event)| Piece::Event(line, event))),
+            Self::Csv(events) => events.next_row(),
             Self::Combined(reader, line, log) => {
                 let mut text = Vec::new();
                 if reader.read_until(b'\n', &mut text)? == 0 {

@@ -28,8 +28,9 @@ const SUFFIX: usize = 12;
 pub const HEADER: usize = 5;
 /// Shorter bodies are not worth a try.
 const LZ4_FROM: usize = 256;
-/// The longest encoded group: the store below takes keys of up to 65,535 bytes.
-pub const MAX_GROUP: usize = 65_000;
+/// The longest encoded group. Keys of up to 65,535 bytes are taken by the store below; folds give no longer groups.
+pub const MAX_GROUP: usize = views::stored::MAX_GROUP;
+const _: () = assert!(1 + MAX_GROUP + SUFFIX <= u16::MAX as usize);
 
 /// The key of a group in a generation.
 ///

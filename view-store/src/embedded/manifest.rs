@@ -1,12 +1,12 @@
 //! Checks fjall's manifests and the directories of its tables before fjall reads them.
 //!
 //! fjall verifies every block it reads from a table, and a manifest's directory, but not what a manifest says: a flipped bit in
-//! a count can make it forget tables, or ask for more memory than there is, which ends the process. So the shape is checked
-//! here: counts must fill their sections exactly, every table named must be there once, and a sequence number be
-//! one that a store can have reached.
+//! a count can make it forget tables, or ask for more memory than there is, which ends the process. It writes a checksum of
+//! the manifest all the same; that is verified here. The shape is checked as well: counts must fill their sections exactly,
+//! every table named must be there once, and a sequence number be one that a store can have reached.
 //!
 //! ```text
-//! keyspaces/ID/current    number:u64le …
+//! keyspaces/ID/current    number:u64le checksum:u128le checksum_kind, of the manifest vNUMBER (xxh3, kind 0)
 //! keyspaces/ID/vNUMBER    sections, directory, trailer: the tables, as level · runs · tables
 //! keyspaces/ID/tables/ID  sections, directory, trailer
 //! directory               "TOC!" count:u32le (position:u64le length:u64le name_length:u16le name)*
@@ -18,6 +18,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Result, StoreError};
 
@@ -40,9 +42,12 @@ pub fn check(dir: &Path) -> Result<()> {
             // Cut off while it was made; fjall removes it.
             continue;
         };
-        let number = content.first_chunk::<8>().ok_or_else(|| damaged(&current, "it is cut short"))?;
-        let manifest = keyspace.join(format!("v{}", u64::from_le_bytes(*number)));
+        let (number, checksum) = pointer(&content).ok_or_else(|| damaged(&current, "it is misshapen"))?;
+        let manifest = keyspace.join(format!("v{number}"));
         let content = read(&manifest)?.ok_or_else(|| damaged(&current, "it names a manifest that is not there"))?;
+        if xxh3_128(&content) != checksum {
+            return Err(damaged(&manifest, "it does not have the checksum that `current` gives"));
+        }
         for table in tables(&content, &manifest)? {
             let path = keyspace.join("tables").join(table.to_string());
             let file = File::open(&path).map_err(|error| failed(&path, error))?;
@@ -50,6 +55,13 @@ pub fn check(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The number of the manifest that counts, and its checksum.
+fn pointer(current: &[u8]) -> Option<(u64, u128)> {
+    let mut bytes = Bytes(current);
+    let (number, checksum) = (bytes.u64()?, u128::from_le_bytes(bytes.array()?));
+    (bytes.0 == [0]).then_some((number, checksum))
 }
 
 /// The tables that a manifest names.

@@ -28,10 +28,12 @@
 
 pub mod bytes;
 mod journal;
-mod manifest;
+pub mod manifest;
 mod moment;
+mod newest;
 pub mod records;
 mod scan;
+mod sequence;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -43,7 +45,9 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use fjall::config::CompressionPolicy;
-use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable};
+use fjall::{
+    AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable,
+};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -238,6 +242,12 @@ impl EmbeddedStore {
             write_buffer_bytes: moment.all().flat_map(|view| &view.deltas).map(|deltas| in_memory(deltas)).sum(),
             views,
         }
+    }
+
+    /// Whether it takes no more writes until it is opened again: fjall gives up after a write that failed half way, as on a full
+    /// disk. It can be read all the same.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.0.db.persist(PersistMode::Buffer), Err(fjall::Error::Poisoned))
     }
 
     /// Where it is.
@@ -499,6 +509,7 @@ fn load(
             Record::Progress(id, partition, reached) => progress.push((id, partition, reached)),
             Record::Deltas(id, marker, partition) => drop(spaces.entry((id, marker)).or_default().insert(partition)),
             Record::Written(id, generation, record) => drop(written.insert((id, generation), record)),
+            Record::Start => {}
         }
     }
     let space = |name: &str| {
@@ -535,7 +546,7 @@ fn load(
         }
         known.insert(held.written.keyspace.clone());
         if let Some(pointer) = &pointer {
-            view.generation = Some(Arc::new(generation_space(pointer, held, &view.record.topic, keyspace)));
+            view.generation = Some(Arc::new(generation_space(pointer, held, keyspace)?));
         }
     }
     let mut complete = HashMap::new();
@@ -546,6 +557,7 @@ fn load(
             complete.insert((id, generation), Written { keyspace: space(&record.keyspace)?, record });
         }
     }
+    sequence::advance(db, records)?;
     let mut next_attempt = 0;
     for name in db.list_keyspace_names() {
         if let Some(attempt) = name.strip_prefix("g.").and_then(|name| name.rsplit('.').next()?.parse::<u64>().ok()) {
@@ -565,27 +577,30 @@ fn load(
     Ok((Writer { next_view, next_attempt, written: complete, unmeasured: 0 }, moment))
 }
 
-fn generation_space(
-    pointer: &Pointer,
-    held: &records::PointerView,
-    topic: &str,
-    keyspace: Keyspace,
-) -> GenerationSpace {
-    let frontier = pointer.published.frontier.of_topic(topic);
-    GenerationSpace {
-        published: pointer.published.clone(),
+/// A view's rows with the boundary that is theirs: of the generation that they are, which may be an earlier one.
+fn generation_space(pointer: &Pointer, held: &records::PointerView, keyspace: Keyspace) -> Result<GenerationSpace> {
+    let records::ViewRecord { name, fingerprint, topic } = &held.view;
+    let Some(published) = pointer.published.as_of(name, fingerprint) else {
+        return Err(StoreError::Damaged(format!(
+            "what is published does not speak of view `{name}`, whose rows it has"
+        )));
+    };
+    let frontier = published.frontier.of_topic(topic);
+    Ok(GenerationSpace {
         written: held.written.clone(),
         keyspace,
         frontier: frontier.iter().map(|(partition, offset)| (partition.partition, offset)).collect(),
-    }
+        published: Arc::new(published),
+    })
 }
 
 /// A failure of fjall: damage when the bytes are wrong, otherwise worth another try.
 fn failed(context: impl Into<String>, error: fjall::Error) -> StoreError {
-    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     let is_damage = match &error {
         fjall::Error::Io(io) | fjall::Error::Storage(LsmError::Io(io)) => {
-            matches!(io.kind(), InvalidData | NotFound | UnexpectedEof)
+            // It exists already where a file of it is missing and fjall takes it for new.
+            matches!(io.kind(), AlreadyExists | InvalidData | NotFound | UnexpectedEof)
         }
         fjall::Error::Storage(_)
         | fjall::Error::JournalRecovery(_)

@@ -51,7 +51,7 @@ pub struct DeltaSpace {
 
 /// A view's rows of the published generation, and the boundary that belongs to them.
 pub struct GenerationSpace {
-    pub published: Published,
+    pub published: Arc<Published>,
     pub written: WrittenRecord,
     pub keyspace: Keyspace,
     /// The frontier in the view's topic, by partition.

@@ -74,6 +74,8 @@ pub enum Record {
     Deltas(ViewId, u64, u32),
     /// `w id generation`
     Written(ViewId, u64, WrittenRecord),
+    /// `s`: written at every start, see `sequence`.
+    Start,
 }
 
 impl Record {
@@ -86,6 +88,7 @@ impl Record {
                 numbered(b'd', &[&id.to_be_bytes(), &marker.to_be_bytes(), &partition.to_be_bytes()])
             }
             Self::Written(id, generation, _) => numbered(b'w', &[&id.to_be_bytes(), &generation.to_be_bytes()]),
+            Self::Start => numbered(b's', &[]),
         }
     }
 
@@ -97,7 +100,7 @@ impl Record {
                 let Progress { offset, segment } = progress;
                 [*offset, segment.start, segment.marker].iter().flat_map(|number| number.to_be_bytes()).collect()
             }
-            Self::Deltas(..) => Vec::new(),
+            Self::Deltas(..) | Self::Start => Vec::new(),
             Self::Written(_, _, record) => to_json(record)?,
         };
         Ok(bytes::seal(&self.key(), &body))
@@ -108,6 +111,9 @@ impl Record {
         let damaged = || StoreError::Damaged(format!("a record with the key {key:02x?}"));
         let body = bytes::open(key, value)?;
         let (kind, rest) = key.split_first().ok_or_else(damaged)?;
+        if key == b"s" {
+            return Ok(Self::Start);
+        }
         let (id, rest) = take_u64(rest).ok_or_else(damaged)?;
         match kind {
             b'v' => Ok(Self::View(id, from_json(&body)?)),

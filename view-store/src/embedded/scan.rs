@@ -15,6 +15,7 @@ use views::{Offset, SegmentId, TopicPartition, View, ViewError};
 use super::bytes;
 use super::failed;
 use super::moment::{DeltaSpace, Moment, ViewMoment};
+use super::newest::Newest;
 use crate::error::{Result, StoreError};
 use crate::store::{KeyRange, Origin, StateRows};
 
@@ -35,11 +36,19 @@ pub struct Scan {
 /// Where one keyspace's rows are read.
 struct Cursor {
     /// `None`: the head is all there is.
-    rest: Option<Iter>,
+    rest: Option<Rest>,
     head: Option<(UserKey, UserValue)>,
     keyspace: Keyspace,
     /// `None`: the generation.
     deltas: Option<Arc<DeltaSpace>>,
+}
+
+/// The rows after the head.
+enum Rest {
+    /// One after the other, all of their versions passed over.
+    All(Iter),
+    /// Each sought.
+    Newest(Box<Newest>),
 }
 
 /// Which tiles are wanted, where the order of the keys does not say it.
@@ -89,11 +98,19 @@ impl Scan {
                     Cursor { rest: None, head, keyspace, deltas: None }
                 } else {
                     let rows = moment.snapshot.range(&keyspace, wanted.start.as_slice()..&wanted.end);
-                    Cursor::over(rows, keyspace, None)?
+                    Cursor::over(Rest::All(rows), keyspace, None)?
                 });
             }
             for deltas in state.deltas.iter().filter(|deltas| !state.covers(deltas)) {
-                let rows = moment.snapshot.range(&deltas.keyspace, wanted.start.as_slice()..&wanted.end);
+                // Of everything, most rows were written once: then one after the other is cheaper than seeking each.
+                let newest = range
+                    .key
+                    .as_ref()
+                    .and_then(|_| Newest::within(&moment.snapshot, &deltas.keyspace, &wanted.start, &wanted.end));
+                let rows = match newest {
+                    Some(newest) => Rest::Newest(Box::new(newest)),
+                    None => Rest::All(moment.snapshot.range(&deltas.keyspace, wanted.start.as_slice()..&wanted.end)),
+                };
                 cursors.push(Cursor::over(rows, deltas.keyspace.clone(), Some(deltas.clone()))?);
             }
         }
@@ -216,7 +233,7 @@ fn body_of(value: &[u8], unpacked: &Option<Vec<u8>>) -> Range<usize> {
 }
 
 impl Cursor {
-    fn over(mut rows: Iter, keyspace: Keyspace, deltas: Option<Arc<DeltaSpace>>) -> Result<Self> {
+    fn over(mut rows: Rest, keyspace: Keyspace, deltas: Option<Arc<DeltaSpace>>) -> Result<Self> {
         let head = advance(&mut rows, &keyspace)?;
         Ok(Self { rest: Some(rows), head, keyspace, deltas })
     }
@@ -239,8 +256,12 @@ impl Cursor {
     }
 }
 
-fn advance(rows: &mut Iter, keyspace: &Keyspace) -> Result<Option<(UserKey, UserValue)>> {
-    rows.next().map(fjall::Guard::into_inner).transpose().map_err(|error| reading(keyspace, error))
+fn advance(rows: &mut Rest, keyspace: &Keyspace) -> Result<Option<(UserKey, UserValue)>> {
+    let next = match rows {
+        Rest::All(rows) => rows.next().map(fjall::Guard::into_inner),
+        Rest::Newest(rows) => rows.next(),
+    };
+    next.transpose().map_err(|error| reading(keyspace, error))
 }
 
 fn reading(keyspace: &Keyspace, error: fjall::Error) -> StoreError {
@@ -257,10 +278,15 @@ struct Wanted {
 }
 
 fn wanted(view: &View, codec: &StateCodec, range: &KeyRange) -> Result<Wanted> {
-    let (mut start, mut end) = match &range.key {
-        Some(key) => bytes::prefix_range(&codec.key_prefix(key)?),
-        None => bytes::prefix_range(&[]),
+    let prefix = match &range.key {
+        Some(key) => codec.key_prefix(key)?,
+        None => Vec::new(),
     };
+    let (mut start, mut end) = bytes::prefix_range(&prefix);
+    if prefix.len() > bytes::MAX_GROUP {
+        // There is no such group, and the store below cannot even be asked.
+        end = start.clone();
+    }
     let mut one_group = range.key.is_some() && view.key_columns == view.group_schema.fields().len();
     let mut tiles = None;
     if range.from.is_some() || range.to.is_some() {
@@ -282,7 +308,7 @@ fn wanted(view: &View, codec: &StateCodec, range: &KeyRange) -> Result<Wanted> {
         tiles = Some(Tiles { column: time.index, from: range.from.clone(), to: range.to.clone(), nulls_only });
     }
     if let Some(after) = &range.after {
-        let (_, past) = bytes::prefix_range(after);
+        let (_, past) = bytes::prefix_range(&after[..after.len().min(bytes::MAX_GROUP)]);
         one_group &= past <= start;
         start = start.max(past);
     }

@@ -121,6 +121,10 @@ impl Inner {
             }
             Err(place) => {
                 let name = delta_space_name(state.id, marker);
+                if self.db.keyspace_exists(&name) {
+                    // Nothing speaks of it: a step that failed left it, with deltas that no longer count.
+                    self.drop_space(self.create(&name, || delta_space_options(&self.options))?)?;
+                }
                 let keyspace = self.create(&name, || delta_space_options(&self.options))?;
                 self.put(batch, &record)?;
                 let deltas = DeltaSpace { marker, keyspace: keyspace.clone(), partitions: [partition].into() };
@@ -253,8 +257,8 @@ impl Inner {
         let writer = self.writer.lock();
         let moment = self.moment();
         let current = moment.pointer.as_ref().map(|pointer| &pointer.published);
-        match decide(current, next) {
-            PublishDecision::Publish => {}
+        let visible = match decide(current, next) {
+            PublishDecision::Publish(visible) => visible,
             PublishDecision::AlreadyVisible => return Ok(PublishOutcome::AlreadyVisible),
             PublishDecision::Superseded { by } => return Ok(PublishOutcome::Superseded { by }),
             PublishDecision::MovesBack => {
@@ -264,8 +268,8 @@ impl Inner {
                     "generation {generation} would move the frontier back from {visible} to {frontier}"
                 )));
             }
-        }
-        let mut pointer = Pointer { published: next.clone(), views: Vec::new() };
+        };
+        let mut pointer = Pointer { published: visible, views: Vec::new() };
         let mut keyspaces = BTreeMap::new();
         for (name, fingerprint) in &next.views {
             let state = moment.find(name, fingerprint);
@@ -278,101 +282,148 @@ impl Inner {
             let (view, written) = (state.record.clone(), written.record.clone());
             pointer.views.push(PointerView { id: state.id, view, written });
         }
+        // What stays at an earlier generation, with its rows there.
+        for behind in &pointer.published.behind {
+            let state = moment.find(&behind.view, &behind.fingerprint);
+            let Some((state, generation)) = state.and_then(|state| Some((state, state.generation.as_ref()?))) else {
+                return Err(StoreError::Damaged(format!(
+                    "generation {} of `{}` is gone",
+                    behind.generation, behind.view
+                )));
+            };
+            let (view, written) = (state.record.clone(), generation.written.clone());
+            pointer.views.push(PointerView { id: state.id, view, written });
+            keyspaces.insert(state.id, generation.keyspace.clone());
+        }
         // The records of these views must not be lost when the pointer to them is not.
         self.db.persist(PersistMode::SyncAll).map_err(|error| failed("publishing", error))?;
         let mut after = Moment::clone(&moment);
         for state in moment.all() {
             let mut state = ViewMoment::clone(state);
             let held = pointer.views.iter().find(|held| held.id == state.id).zip(keyspaces.remove(&state.id));
-            state.generation =
-                held.map(|(held, keyspace)| Arc::new(generation_space(&pointer, held, &state.record.topic, keyspace)));
+            state.generation = match held {
+                Some((held, keyspace)) => Some(Arc::new(generation_space(&pointer, held, keyspace)?)),
+                None => None,
+            };
             after.set(state);
         }
-        self.point_to(pointer, &mut after)?;
+        self.point_to(&pointer)?;
+        after.pointer = Some(Arc::new(pointer));
         self.show(after);
         drop(writer);
         Ok(PublishOutcome::Published)
     }
 
-    fn point_to(&self, pointer: Pointer, moment: &mut Moment) -> Result<()> {
+    fn point_to(&self, pointer: &Pointer) -> Result<()> {
         let context = || "publishing".to_string();
         let mut ingestion = self.published.start_ingestion().map_err(|error| failed(context(), error))?;
         ingestion.write(POINTER, pointer.value()?).map_err(|error| failed(context(), error))?;
         ingestion.finish().map_err(|error| failed(context(), error))?;
-        moment.pointer = Some(Arc::new(pointer));
         Ok(())
     }
 
-    /// Lets go of what no reader can need. First nothing speaks of it any more, durably; then its keyspaces go.
+    /// Lets go of what no reader can need, in steps after each of which the store is whole, so that it may stop after any of
+    /// them: deltas that nobody needs and all deltas of views that go; what is published of those; their last records. A keyspace
+    /// goes when nothing speaks of it any more, durably.
     pub fn retire(&self, kept: &HashSet<(Arc<str>, Fingerprint)>) -> Result<()> {
         let mut writer = self.writer.lock();
+        self.retire_deltas(kept)?;
+        self.retire_published(kept)?;
+        self.retire_records(&mut writer, kept)
+    }
+
+    /// What a frontier covers goes. A view that goes loses all its deltas, and stands where its generation does.
+    fn retire_deltas(&self, kept: &HashSet<(Arc<str>, Fingerprint)>) -> Result<()> {
         let moment = self.moment();
+        let mut dropped = Vec::new();
         let mut next = Moment::clone(&moment);
         let mut batch = self.db.batch();
-        let mut dropped = Vec::new();
-        let is_kept =
-            |state: &ViewMoment| kept.contains(&(state.record.name.clone(), state.record.fingerprint.clone()));
         for state in moment.all() {
             let mut state = ViewMoment::clone(state);
-            let gone = !is_kept(&state);
-            let (covered, left): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.deltas).into_iter().partition(|deltas| gone || state.covers(deltas));
-            for deltas in covered {
+            let goes = !is_kept(&state, kept);
+            let (unneeded, left): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.deltas).into_iter().partition(|deltas| goes || state.covers(deltas));
+            for deltas in unneeded {
                 for partition in &deltas.partitions {
                     batch.remove(&self.records, Record::Deltas(state.id, deltas.marker, *partition).key());
                 }
                 dropped.push(deltas.keyspace.clone());
             }
             state.deltas = left;
-            if !gone {
-                next.set(state);
-                continue;
+            if goes {
+                for (partition, progress) in std::mem::take(&mut state.progress) {
+                    batch.remove(&self.records, Record::Progress(state.id, partition, progress).key());
+                }
             }
-            for (partition, progress) in &state.progress {
-                batch.remove(&self.records, Record::Progress(state.id, *partition, *progress).key());
-            }
+            next.set(state);
+        }
+        self.retire_step(batch, next)?;
+        dropped.into_iter().try_for_each(|keyspace| self.drop_space(keyspace))
+    }
+
+    /// A view that comes back must not find a generation that is said to hold it.
+    ///
+    /// Forgotten here first: should nobody know whether the switch was written, the view starts from nothing, which is right
+    /// beside either value.
+    fn retire_published(&self, kept: &HashSet<(Arc<str>, Fingerprint)>) -> Result<()> {
+        let moment = self.moment();
+        let Some(pointer) = &moment.pointer else { return Ok(()) };
+        let goes = |held: &PointerView| !kept.contains(&(held.view.name.clone(), held.view.fingerprint.clone()));
+        if !pointer.views.iter().any(goes) {
+            return Ok(());
+        }
+        let mut pointer = Pointer::clone(pointer);
+        for held in pointer.views.extract_if(.., |held| goes(held)) {
+            pointer.published.forget(&held.view.name, &held.view.fingerprint);
+        }
+        let mut next = Moment::clone(&moment);
+        for state in moment.all() {
+            let Some(generation) = &state.generation else { continue };
+            let held = pointer.views.iter().find(|held| held.id == state.id);
+            let generation = match held {
+                Some(held) => Some(Arc::new(generation_space(&pointer, held, generation.keyspace.clone())?)),
+                None => None,
+            };
+            next.set(ViewMoment { generation, ..ViewMoment::clone(state) });
+        }
+        next.pointer = Some(Arc::new(pointer.clone()));
+        self.show(next);
+        self.point_to(&pointer)
+    }
+
+    /// The views that go, of which nothing but their records is left, and the rows of generations that are not to be seen.
+    fn retire_records(&self, writer: &mut Writer, kept: &HashSet<(Arc<str>, Fingerprint)>) -> Result<()> {
+        let moment = self.moment();
+        let mut dropped = Vec::new();
+        let mut next = Moment::clone(&moment);
+        let mut batch = self.db.batch();
+        for state in moment.all().filter(|state| !is_kept(state, kept)) {
             batch.remove(&self.records, Record::View(state.id, state.record.clone()).key());
-            dropped.extend(state.generation.iter().map(|generation| generation.keyspace.clone()));
             next.remove(state.id);
         }
         let visible = next.pointer.as_ref().map(|pointer| pointer.published.generation);
         let held: HashSet<String> =
             next.pointer.iter().flat_map(|pointer| &pointer.views).map(|held| held.written.keyspace.clone()).collect();
-        let gone = |id| !next.all().any(|state| state.id == id);
-        let unneeded = |(id, generation): &(u64, u64), written: &Written| {
-            gone(*id)
+        let stays = |id| next.all().any(|state| state.id == id);
+        let unneeded = |(id, generation): &(u64, u64), written: &mut Written| {
+            !stays(*id)
                 || (visible.is_some_and(|visible| *generation <= visible) && !held.contains(&written.record.keyspace))
         };
-        let garbage: Vec<_> = writer.written.extract_if(|key, written| unneeded(key, written)).collect();
-        for ((id, generation), written) in garbage {
+        for ((id, generation), written) in writer.written.extract_if(unneeded) {
             batch.remove(&self.records, Record::Written(id, generation, written.record).key());
             dropped.push(written.keyspace);
         }
-        // A view that comes back must not find a generation that is said to hold it.
-        let forgotten = moment.pointer.iter().flat_map(|pointer| &pointer.views).any(|held| gone(held.id));
-        if let (true, Some(pointer)) = (forgotten, &moment.pointer) {
-            let mut pointer = Pointer::clone(pointer);
-            let (stay, leave): (Vec<_>, Vec<_>) = pointer.views.into_iter().partition(|held| !gone(held.id));
-            for held in leave {
-                pointer.published.views.remove(&held.view.name);
-            }
-            pointer.views = stay;
-            self.point_to(pointer, &mut next)?;
-            forget(&mut next);
-        }
-        if batch.is_empty() && dropped.is_empty() {
+        self.retire_step(batch, next)?;
+        dropped.into_iter().try_for_each(|keyspace| self.drop_space(keyspace))
+    }
+
+    fn retire_step(&self, batch: OwnedWriteBatch, next: Moment) -> Result<()> {
+        if batch.is_empty() {
             return Ok(());
         }
         batch.commit().map_err(|error| failed("retiring", error))?;
         self.db.persist(PersistMode::SyncAll).map_err(|error| failed("retiring", error))?;
         self.show(next);
-        drop(moment);
-        let mut names = HashSet::new();
-        for keyspace in dropped {
-            if names.insert(keyspace.name().clone()) {
-                self.drop_space(keyspace)?;
-            }
-        }
         Ok(())
     }
 
@@ -385,16 +436,8 @@ impl Inner {
 
 type Row = (Vec<u8>, Vec<u8>);
 
-/// Gives every view the published value that the pointer has now.
-fn forget(moment: &mut Moment) {
-    let Some(pointer) = moment.pointer.clone() else { return };
-    let states: Vec<_> = moment.all().cloned().collect();
-    for state in states {
-        let Some(generation) = &state.generation else { continue };
-        let Some(held) = pointer.views.iter().find(|held| held.id == state.id) else { continue };
-        let space = generation_space(&pointer, held, &state.record.topic, generation.keyspace.clone());
-        moment.set(ViewMoment { generation: Some(Arc::new(space)), ..ViewMoment::clone(&state) });
-    }
+fn is_kept(state: &ViewMoment, kept: &HashSet<(Arc<str>, Fingerprint)>) -> bool {
+    kept.contains(&(state.record.name.clone(), state.record.fingerprint.clone()))
 }
 
 fn count(rows: &mut Rows) -> Result<u64> {

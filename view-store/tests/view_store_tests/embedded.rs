@@ -87,6 +87,50 @@ async fn the_files_of_an_open_store_hold_everything_acknowledged() {
     }
 }
 
+/// Letting go of a view takes several writes, and may end after any of them. What is left must be right for a process that
+/// has the view after all: here the write of what is published fails.
+#[tokio::test]
+async fn a_view_that_is_let_go_of_half_is_still_right() {
+    for written_meanwhile in [0, 7, 23] {
+        let dir = TempDir::new().expect("a directory");
+        let view = view();
+        let store = open(dir.path());
+        fill(&store).await;
+        // The keyspaces are numbered as they were made: `records`, then `published`.
+        let tables = dir.path().join("db/keyspaces/2/tables");
+        let away = dir.path().join("away");
+        std::fs::rename(&tables, &away).expect("taken away");
+        store.retire(&[]).await.expect_err("what is published cannot be written");
+        std::fs::rename(&away, &tables).expect("brought back");
+        assert_eq!(answer(&store, &view).await.expect("an answer"), 0, "it starts from nothing");
+        // Not the segment that its last deltas were over: they must not be found again.
+        let (before, past) = (Segment::FIRST, Segment { start: 21, marker: 2 });
+        if written_meanwhile > 0 {
+            let end = written_meanwhile.min(20);
+            write(&store, &view, 0, end, before, end as i64).await;
+            if written_meanwhile > 20 {
+                write(&store, &view, 20, written_meanwhile, past, written_meanwhile as i64 - 20).await;
+            }
+        }
+        assert_eq!(answer(&store, &view).await.expect("an answer"), written_meanwhile);
+        drop(store);
+        // On disk, the generation is still said to hold it.
+        let store = open(dir.path());
+        assert!(store.published().await.expect("published").expect("a generation").of(&view).is_some());
+        let stands = written_meanwhile.max(20);
+        assert_eq!(answer(&store, &view).await.expect("an answer"), stands);
+        write(&store, &view, stands, 26, past, 6).await;
+        assert_eq!(answer(&store, &view).await.expect("an answer"), 26);
+        store.retire(&[]).await.expect("retiring");
+        assert!(store.published().await.expect("published").expect("a generation").of(&view).is_none());
+        assert_eq!(answer(&store, &view).await.expect("an answer"), 0);
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(answer(&store, &view).await.expect("an answer"), 0);
+        assert!(store.numbers().views.is_empty());
+    }
+}
+
 /// What a power cut leaves of the journal: some first part of it.
 #[tokio::test]
 async fn a_torn_journal_leaves_a_prefix() {

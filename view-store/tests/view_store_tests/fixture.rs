@@ -55,6 +55,7 @@ pub async fn publish(store: &impl ViewStore, view: &Arc<View>, generation: u64, 
         generation,
         frontier: [(partition(), frontier)].into_iter().collect(),
         views: [(view.name.clone(), view.fingerprint.clone())].into(),
+        behind: Vec::new(),
     };
     assert_eq!(store.publish(&next).await.expect("publishing"), PublishOutcome::Published);
 }

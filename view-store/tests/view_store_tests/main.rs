@@ -3,4 +3,6 @@
 mod embedded;
 mod faults;
 mod fixture;
+mod overwritten;
+mod restarts;
 mod stored_bytes;

@@ -38,6 +38,7 @@ fn records_are_frozen() {
         Record::Progress(1, 2, progress),
         Record::Deltas(1, 3, 2),
         Record::Written(1, 2, written),
+        Record::Start,
     ];
     for (record, (key, value)) in records.iter().zip(FROZEN_RECORDS) {
         let (found_key, found_value) = (record.key(), record.value().expect("a value"));
@@ -74,7 +75,7 @@ const FROZEN_PACKED: [u8; 22] = [
     0x11, 0x58, 0x26, 0xa8, 0x93, 0x2c, 0x01, 0x00, 0x00, 0x1f, 0x00, 0x01, 0x00, 0xff, 0x13, 0x60, 0x00, 0x00, 0x00,
     0x00, 0x00, 0x00,
 ];
-const FROZEN_RECORDS: [(&str, &str); 4] = [
+const FROZEN_RECORDS: [(&str, &str); 5] = [
     (
         "760000000000000001",
         "104d890fdc7b226e616d65223a2270616765207669657773222c2266696e6765727072696e74223a2230306666222c22746f706963223a22636c69636b73227d",
@@ -82,4 +83,5 @@ const FROZEN_RECORDS: [(&str, &str); 4] = [
     ("70000000000000000100000002", "10e4201eed000000000000000500000000000000030000000000000001"),
     ("640000000000000001000000000000000300000002", "10da724382"),
     ("7700000000000000010000000000000002", "104150e8d97b226b65797370616365223a22672e312e322e33222c22726f7773223a347d"),
+    ("73", "10ae287c58"),
 ];

@@ -12,8 +12,9 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column as ColumnRef, DFSchema, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Aggregate as AggregatePlan, Expr, LogicalPlan, Volatility, lit};
-use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::simplify_expressions::{ExprSimplifier, SimplifyExpressions};
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::execution_props::ExecutionProps;
@@ -233,6 +234,13 @@ impl<'c> Compiler<'c> {
         create_physical_expr(expr, schema, &self.properties, &self.planning).map_err(|error| self.problem(&error))
     }
 
+    /// An expression over groups and aggregates, simplified: some functions (`coalesce`) can be evaluated in no other way.
+    fn finalizing(&self, expr: &Expr, values: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, Problem> {
+        let context = SimplifyContext::builder().with_schema(Arc::new(values.clone())).build();
+        let simpler = ExprSimplifier::new(context).simplify(expr.clone()).map_err(|error| self.problem(&error))?;
+        self.physical(&simpler, values)
+    }
+
     fn view(self, oracle_sql: String) -> Result<View, Problem> {
         let filter = match &self.shape.filter {
             Some(filter) => Some(self.physical(filter, &self.input)?),
@@ -258,7 +266,7 @@ impl<'c> Compiler<'c> {
         let value_schema = columns_of(&value_fields);
         let values = self.values_schema(&value_schema)?;
         let having = match &self.shape.having {
-            Some(having) => Some(self.physical(having, &values)?),
+            Some(having) => Some(self.finalizing(having, &values)?),
             None => None,
         };
         let (outputs, columns, group_outputs) = self.outputs(&values, &value_schema, &aggregates)?;
@@ -352,7 +360,7 @@ impl<'c> Compiler<'c> {
         let (mut outputs, mut columns) = (Vec::new(), Vec::new());
         let mut group_outputs = vec![None; self.groups.len()];
         for expr in &self.shape.outputs {
-            let physical = self.physical(expr, values)?;
+            let physical = self.finalizing(expr, values)?;
             let name = output_name(expr);
             if columns.iter().any(|column: &Column| column.name == name) {
                 return Err(self

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests say what they expect by panicking")]
 
 mod definitions;
+mod groups;
 mod laws;
 mod places;
 

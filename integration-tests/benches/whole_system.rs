@@ -1,3 +1,0 @@
-//! The whole measured in one run: `./dev bench`.
-
-fn main() {}

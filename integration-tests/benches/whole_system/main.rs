@@ -1,0 +1,79 @@
+//! The whole measured against plain parts, in one run on one machine: `./dev bench [SECTION…] [quick]`.
+//!
+//! | section | what is measured | against |
+//! | --- | --- | --- |
+//! | `speed` | the speed layer on one core: log → deltas in the embedded store | `arrow-avro` decoding the same bytes |
+//! | `batch` | a batch run: archive → published generation | plain DataFusion, the same SQL over the same files |
+//! | `archive` | bytes per event in the archive | the same events as JSON lines |
+//! | `lookups` | merged answers of a real process over HTTP | an actix-web handler that returns a constant of the same size |
+//! | `freshness` | from an event's acknowledgement to the first answer that holds it | |
+//! | `memory` | peak RSS of a real process with default settings while many events and keys go in and a batch run passes | |
+//!
+//! What is compared is measured in turns (one of each, several times) and the median of the ratios is given, so that
+//! another load on the machine meets both. Nothing is asserted: the table says what was reached. `TIDEMARK_BENCH_EVENTS`
+//! sets how many events `memory` loads.
+
+mod batch;
+mod clicks;
+mod constant;
+mod freshness;
+mod http;
+mod lookups;
+mod measure;
+mod memory;
+mod scale;
+mod speed;
+mod table;
+
+use std::process::ExitCode;
+
+use scale::Scale;
+use table::Table;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SECTIONS: [&str; 6] = ["speed", "batch", "archive", "lookups", "freshness", "memory"];
+
+fn main() -> ExitCode {
+    // Cargo adds `--bench` to what it was given.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        // This binary as the process of one measurement.
+        ["--constant", size] => constant::serve(size.parse().expect("a size")),
+        ["--one-core", folder, turns] => speed::turns(folder.as_ref(), turns.parse().expect("how many turns")),
+        _ => {
+            let unknown = words.iter().find(|word| **word != "quick" && !SECTIONS.contains(word));
+            if let Some(word) = unknown {
+                eprintln!("there is no section `{word}`; there are {}, and the word quick", SECTIONS.join(", "));
+                return ExitCode::FAILURE;
+            }
+            all(&words);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn all(words: &[&str]) {
+    let scale = if words.contains(&"quick") { Scale::quick() } else { Scale::full() };
+    let asked: Vec<&str> = SECTIONS.into_iter().filter(|section| words.contains(section)).collect();
+    let is_asked = |section: &str| asked.is_empty() || asked.contains(&section);
+    let mut table = Table::default();
+    if is_asked("speed") {
+        speed::measure(&scale, &mut table);
+    }
+    if is_asked("batch") || is_asked("archive") {
+        batch::measure(&scale, is_asked("batch"), is_asked("archive"), &mut table);
+    }
+    if is_asked("lookups") {
+        lookups::measure(&scale, &mut table);
+    }
+    if is_asked("freshness") {
+        freshness::measure(&scale, &mut table);
+    }
+    if is_asked("memory") {
+        memory::measure(&scale, &mut table);
+    }
+    println!("\n{}", table.text());
+}
