@@ -1,6 +1,7 @@
 //! Peak memory of a real `tidemark run` with its default settings while many events with many keys go in over HTTP and a
 //! batch run passes: the `VmHWM` that the system keeps.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,14 +56,13 @@ async fn load(events: u64, table: &mut Table) {
     }
     drop(queue);
     let mut said = Instant::now();
-    let mut connection = Connection::open(at).await;
     while let Some(done) =
         tokio::time::timeout(Duration::from_millis(500), producers.join_next()).await.unwrap_or(Some(Ok(())))
     {
         done.expect("events are taken");
         if said.elapsed() >= SAY_EVERY {
             said = Instant::now();
-            let (position, end) = progress(&mut connection).await;
+            let (position, end) = progress(at).await;
             let (peak, now) = rss(product.id());
             eprintln!(
                 "  {:.0} s: {} in the log, {} folded, RSS {now:.0} MiB, peak {peak:.0} MiB",
@@ -77,6 +77,7 @@ async fn load(events: u64, table: &mut Table) {
     let (loaded, _) = rss(product.id());
 
     let before = Instant::now();
+    let mut connection = Connection::open(at).await;
     let report = loop {
         let response = connection.ask(&post("/v1/batch/runs?wait=true&full=true", "application/json", b"")).await;
         let response = response.expect("a response");
@@ -90,7 +91,7 @@ async fn load(events: u64, table: &mut Table) {
     let running = before.elapsed();
     let before = Instant::now();
     loop {
-        let (position, end) = progress(&mut connection).await;
+        let (position, end) = progress(at).await;
         if position >= end {
             break;
         }
@@ -136,7 +137,9 @@ fn generate(events: u64, to: &mpsc::Sender<Vec<u8>>) {
 }
 
 /// How many records the speed layer has folded, and how many the log has.
-async fn progress(connection: &mut Connection) -> (u64, u64) {
+async fn progress(at: SocketAddr) -> (u64, u64) {
+    // A new connection: one that says nothing for long is closed.
+    let mut connection = Connection::open(at).await;
     let status: Value = serde_json::from_slice(connection.must(&get("/v1/status")).await).expect("JSON");
     let partitions = status["topics"]["clicks"]["partitions"].as_array().cloned().unwrap_or_default();
     let sum = |field: &str| partitions.iter().filter_map(|partition| partition[field].as_u64()).sum();

@@ -3,9 +3,11 @@
 mod command_line;
 mod disk_full;
 mod failing_view;
+mod hostile;
 mod oracle;
 mod real_data;
 mod scenarios;
 mod settings;
 mod simulation;
+mod stored_files;
 mod torture;

@@ -192,12 +192,16 @@ async fn topics_say_what_a_producer_needs() {
 async fn some_keys_are_told() {
     let house = House::of(&["page_views", "by_user", "total"]).await;
     assert_eq!(house.get("/v1/views/page_views/keys").await.json()["keys"], json!([]));
-    let events: Vec<serde_json::Value> = (0..30).map(|n| json!({"url": format!("/{}", n % 3), "ts": n * 60_000_000_i64, "user_id": null})).collect();
+    let events: Vec<serde_json::Value> =
+        (0..30).map(|n| json!({"url": format!("/{}", n % 3), "ts": n * 60_000_000_i64, "user_id": null})).collect();
     house.events_folded(&json!(events)).await;
     house.batch_run(1).await;
     house.events_folded(&json!([{"url": "/3", "ts": 1}, {"url": "/0", "ts": 1}])).await;
     let keys = house.get("/v1/views/page_views/keys").await.json();
-    assert_eq!(keys, json!({"view": "page_views", "keys": [{"url": "/0"}, {"url": "/1"}, {"url": "/2"}, {"url": "/3"}]}));
+    assert_eq!(
+        keys,
+        json!({"view": "page_views", "keys": [{"url": "/0"}, {"url": "/1"}, {"url": "/2"}, {"url": "/3"}]})
+    );
     let keys = house.get("/v1/views/page_views/keys?limit=2").await.json();
     assert_eq!(keys["keys"], json!([{"url": "/0"}, {"url": "/1"}]));
     assert_eq!(house.get("/v1/views/by_user/keys").await.json()["keys"], json!([{"user_id": null}]));

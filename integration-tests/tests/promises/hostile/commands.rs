@@ -219,7 +219,8 @@ async fn load_and_query_name_what_they_cannot_do() {
         assert!(code == 1 || code == 2, "{arguments:?}: {code}");
         assert!(written(&said, code).contains(names), "{arguments:?}: {}", written(&said, code));
     }
-    assert!(written(&house.command(&["verify", "nothing"]), 1).contains("nothing"));
+    let verified = house.command(&["verify", "nothing"]);
+    assert!(written(&verified, verified.status.code().unwrap_or(-1)).contains("nothing") && !verified.status.success());
     house.mixed(CLICKS, LINES, click("/after", 1), 1, &[]).await;
     house.clicked("/after", 1, 1);
     house.close().await;
