@@ -246,7 +246,7 @@ fn put_together(mut pieces: Pieces, mut skip: u64, batch: usize, to: &mpsc::Send
         })
         .is_ok()
     };
-    while let Some(piece) = pieces.next()? {
+    while let Some(piece) = pieces.next_piece()? {
         match piece {
             Piece::Event(..) | Piece::NoEvent(..) if skip > 0 => {
                 skip -= 1;

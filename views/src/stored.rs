@@ -28,7 +28,7 @@ pub const MAX_GROUP: usize = 65_000;
 ///
 /// [`ViewError::Evaluate`], as when an expression fails.
 pub(crate) fn check_lengths(groups: &[ArrayRef]) -> Result<()> {
-    let at_most: usize = groups.iter().map(|column| encoded_at_most(column)).fold(0, usize::saturating_add);
+    let at_most: usize = groups.iter().map(encoded_at_most).fold(0, usize::saturating_add);
     if at_most <= MAX_GROUP {
         return Ok(());
     }

@@ -136,7 +136,7 @@ impl Pieces {
     /// # Errors
     ///
     /// When the file cannot be read on.
-    pub fn next(&mut self) -> io::Result<Option<Piece>> {
+    pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         match self {
             Self::Lines(reader, line) => loop {
                 let mut event = Vec::new();

@@ -42,7 +42,7 @@ fn first() -> TopicPartition {
 }
 
 fn event(number: u64) -> Content {
-    let key = (number % 3 != 0).then(|| Bytes::from(format!("key {}", number % 7)));
+    let key = (!number.is_multiple_of(3)).then(|| Bytes::from(format!("key {}", number % 7)));
     Content::Event { key, value: format!("event {number}").into() }
 }
 

@@ -86,9 +86,9 @@ impl Ledger {
     /// Reads what came since. `sent`: every event there ever was, by its number.
     pub async fn read_on(&mut self, data: &Path, sent: &[Event]) {
         let log = OpenLog::of(data).await;
-        for topic in 0..TOPICS.len() {
+        for (topic, name) in TOPICS.into_iter().enumerate() {
             for number in 0..self.source(topic).partitions {
-                let partition = TopicPartition::new(TOPICS[topic], number);
+                let partition = TopicPartition::new(name, number);
                 let mut known = self.records.remove(&partition).unwrap_or_default();
                 for record in log.read(&partition, known.len() as Offset).await {
                     // The archive does not keep markers that cut nothing. An acknowledged event that is left out shows.
