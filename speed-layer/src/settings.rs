@@ -39,7 +39,7 @@ impl Default for SpeedSettings {
             memory: 128 << 20,
             max_records: 1_000_000,
             read_bytes: 4 << 20,
-            read_records: 32_768,
+            read_records: 8192,
             long_poll: Duration::from_secs(1),
             close: 10_000,
             discover_interval: Duration::from_secs(5),

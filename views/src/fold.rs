@@ -34,10 +34,23 @@ use crate::view::View;
 /// A view's accumulators over some events or states.
 pub struct Fold {
     view: Arc<View>,
-    groups: Box<dyn GroupValues>,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// `None` once everything was taken: whoever folds on gets new ones.
+    held: Option<Held>,
     /// The group of each row of the batch at hand; kept for its allocation.
     indices: Vec<usize>,
+}
+
+/// The groups and what they have come to.
+struct Held {
+    groups: Box<dyn GroupValues>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl Held {
+    fn new(view: &View) -> Result<Self> {
+        let groups = new_group_values(view.group_schema.clone(), &GroupOrdering::None)?;
+        Ok(Self { groups, accumulators: accumulators(view)? })
+    }
 }
 
 impl Fold {
@@ -47,12 +60,7 @@ impl Fold {
     ///
     /// [`ViewError::Evaluate`] when DataFusion cannot make the accumulators: a definition that compiled always can.
     pub fn new(view: &Arc<View>) -> Result<Self> {
-        Ok(Self {
-            view: view.clone(),
-            groups: new_group_values(view.group_schema.clone(), &GroupOrdering::None)?,
-            accumulators: accumulators(view)?,
-            indices: Vec::new(),
-        })
+        Ok(Self { view: view.clone(), held: Some(Held::new(view)?), indices: Vec::new() })
     }
 
     /// Folds events in. Applies the view's `WHERE`, group expressions, aggregate arguments and `FILTER`s.
@@ -83,14 +91,15 @@ impl Fold {
         }
         let groups = evaluate(&view.groups, events)?;
         stored::check_lengths(&groups)?;
-        self.groups.intern(&groups, &mut self.indices)?;
-        for (aggregate, accumulator) in view.aggregates.iter().zip(&mut self.accumulators) {
+        let held = held(&mut self.held, &view)?;
+        held.groups.intern(&groups, &mut self.indices)?;
+        for (aggregate, accumulator) in view.aggregates.iter().zip(&mut held.accumulators) {
             let arguments = evaluate(&aggregate.arguments, events)?;
             let filter = match &aggregate.filter {
                 Some(filter) => Some(evaluate_filter(filter, events)?),
                 None => None,
             };
-            accumulator.update_batch(&arguments, &self.indices, filter.as_ref(), self.groups.len())?;
+            accumulator.update_batch(&arguments, &self.indices, filter.as_ref(), held.groups.len())?;
         }
         Ok(())
     }
@@ -121,11 +130,12 @@ impl Fold {
         if states.num_columns() != self.view.state_schema.fields().len() {
             return Err(ViewError::Damaged(format!("{} state columns", states.num_columns())));
         }
-        self.groups.intern(groups, &mut self.indices)?;
+        let held = held(&mut self.held, &self.view)?;
+        held.groups.intern(groups, &mut self.indices)?;
         let mut columns = &states.columns()[self.view.group_schema.fields().len()..];
-        for (aggregate, accumulator) in self.view.aggregates.iter().zip(&mut self.accumulators) {
+        for (aggregate, accumulator) in self.view.aggregates.iter().zip(&mut held.accumulators) {
             let (own, rest) = columns.split_at(aggregate.state_columns);
-            accumulator.merge_batch(own, &self.indices, self.groups.len())?;
+            accumulator.merge_batch(own, &self.indices, held.groups.len())?;
             columns = rest;
         }
         Ok(())
@@ -133,18 +143,21 @@ impl Fold {
 
     /// How many groups it holds.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.held.as_ref().map_or(0, |held| held.groups.len())
     }
 
     /// Whether it holds no group.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.len() == 0
     }
 
     /// The memory it holds, in bytes, as the accumulators estimate it.
     pub fn size(&self) -> usize {
-        let accumulators: usize = self.accumulators.iter().map(|accumulator| accumulator.size()).sum();
-        self.groups.size() + accumulators + self.indices.capacity() * size_of::<usize>()
+        let held = self.held.as_ref().map_or(0, |held| {
+            let accumulators: usize = held.accumulators.iter().map(|accumulator| accumulator.size()).sum();
+            held.groups.size() + accumulators
+        });
+        held + self.indices.capacity() * size_of::<usize>()
     }
 
     /// Takes the state of every group, in the order in which the groups first appeared. The fold is empty afterwards.
@@ -170,17 +183,16 @@ impl Fold {
         schema: SchemaRef,
         give: impl Fn(&mut dyn GroupsAccumulator) -> Result<Vec<ArrayRef>, DataFusionError>,
     ) -> Result<RecordBatch> {
-        let rows = self.groups.len();
-        if rows == 0 {
+        let rows = self.len();
+        // Some accumulators keep a trace of what they gave (capacity, seen-bits), so none is used again. New ones are made when they
+        // are needed: a lookup, which takes once, never does.
+        let Some(mut held) = (if rows == 0 { None } else { self.held.take() }) else {
             return Ok(RecordBatch::new_empty(schema));
-        }
-        let mut columns = self.groups.emit(EmitTo::All)?;
-        for accumulator in &mut self.accumulators {
+        };
+        let mut columns = held.groups.emit(EmitTo::All)?;
+        for accumulator in &mut held.accumulators {
             columns.extend(give(accumulator.as_mut())?);
         }
-        // Some accumulators keep a trace of what they gave (capacity, seen-bits): new ones are cheap and certain.
-        self.accumulators = accumulators(&self.view)?;
-        self.groups = new_group_values(self.view.group_schema.clone(), &GroupOrdering::None)?;
         batch(schema, columns, rows)
     }
 }
@@ -203,6 +215,14 @@ pub fn first_failure(view: &Arc<View>, events: &RecordBatch) -> Option<usize> {
         if fails(good, middle) { bad = middle } else { good = middle }
     }
     fails(good, bad).then_some(good)
+}
+
+/// What a fold holds, new when it holds nothing.
+fn held<'a>(held: &'a mut Option<Held>, view: &View) -> Result<&'a mut Held> {
+    match held {
+        Some(held) => Ok(held),
+        none => Ok(none.insert(Held::new(view)?)),
+    }
 }
 
 fn accumulators(view: &View) -> Result<Vec<Box<dyn GroupsAccumulator>>> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use views::Offset;
 
@@ -14,10 +14,11 @@ use super::frame::{self, Decoded, FRAME, Frame, HEADER, Header};
 use crate::error::{LogError, Result};
 
 /// The index has an entry about every this many bytes.
-const INDEX_BYTES: u64 = 64 << 10;
+pub const INDEX_BYTES: u64 = 64 << 10;
 /// The first chunk of a scan; each further one is twice as long, up to [`LONGEST_CHUNK`].
-const FIRST_CHUNK: u64 = 256 << 10;
-const LONGEST_CHUNK: u64 = 4 << 20;
+const FIRST_CHUNK: u64 = 64 << 10;
+/// Longer ones leave the processor's cache between being read, checked and decoded, and the allocator gives them back each time.
+const LONGEST_CHUNK: u64 = 512 << 10;
 
 /// A file of a partition.
 #[derive(Debug)]
@@ -49,11 +50,17 @@ impl LogFile {
         index.get(after.saturating_sub(1)).copied().unwrap_or((self.base(), HEADER as u64))
     }
 
-    /// Remembers the place of a frame, if it is far enough from the last one remembered.
-    pub fn remember(&self, offset: Offset, at: u64) {
+    /// Remembers the place of a frame, if it is far enough from the last one remembered. Returns from which place on there is
+    /// something to remember again: whoever reads many frames need not ask before.
+    pub fn remember(&self, offset: Offset, at: u64) -> u64 {
         let mut index = self.index.lock();
-        if index.last().is_some_and(|(_, last)| at >= last + INDEX_BYTES) {
-            index.push((offset, at));
+        match index.last() {
+            Some((_, last)) if at >= last + INDEX_BYTES => {
+                index.push((offset, at));
+                at + INDEX_BYTES
+            }
+            Some((_, last)) => last + INDEX_BYTES,
+            None => u64::MAX,
         }
     }
 
@@ -148,7 +155,7 @@ impl<'a> Scan<'a> {
         match decoded {
             Decoded::Frame(frame) if frame.record.offset == self.due => {
                 let at = self.next;
-                self.chunk = self.chunk.slice(frame.length..);
+                self.chunk.advance(frame.length);
                 self.next += frame.length as u64;
                 self.due += 1;
                 Ok(Step::Frame(at, frame))

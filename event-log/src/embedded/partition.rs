@@ -188,14 +188,19 @@ impl Partition {
             return Err(file.damaged(length, format!("the file ends, but {end} bytes of it were committed")));
         }
         let place = file.place(from);
-        // What is wanted with the heads of its frames; a few records need not have many bytes.
-        let wanted = limit.bytes.saturating_add(limit.bytes / 4).min(limit.records.saturating_mul(1024)) as u64;
+        // About what is wanted, with the heads of its frames, from the known place on: no more is read than will be used.
+        let mean = end / end_offset.saturating_sub(file.base()).max(1) + 1;
+        let of_records = mean.saturating_mul(limit.records as u64).saturating_add(file::INDEX_BYTES);
+        let wanted = (limit.bytes.saturating_add(limit.bytes / 4) as u64).min(of_records);
         let mut scan = Scan::new(&open, file.header.salt, place, *end).wanting(wanted);
         let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut remember_from = 0;
         loop {
             let damage = match scan.step().map_err(|error| file.unavailable("read", error))? {
                 Step::Frame(at, frame) => {
-                    file.remember(frame.record.offset, at);
+                    if at >= remember_from {
+                        remember_from = file.remember(frame.record.offset, at);
+                    }
                     if frame.record.offset < from {
                         continue;
                     }
