@@ -31,7 +31,7 @@ use scale::Scale;
 use table::Table;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SECTIONS: [&str; 6] = ["speed", "batch", "archive", "lookups", "freshness", "memory"];
 
