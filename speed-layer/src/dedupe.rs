@@ -29,6 +29,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use view_store::StoreError;
+use view_store::embedded::sequence;
 use views::{Offset, Source, TopicPartition};
 
 use crate::cuts::lay_out;
@@ -39,9 +40,6 @@ const FOLDER: &str = "seen-ids-1";
 
 /// No slot is narrower than ten minutes: beginning one costs a few writes to the disk.
 const NARROWEST_SLOT_US: i64 = 10 * 60 * 1_000_000;
-
-/// More sequence numbers than one process ever takes.
-const SEQUENCE_STRIDE: u64 = 1 << 32;
 
 /// Ids longer than this are kept as their SHA-256.
 const LONGEST_ID: usize = 128;
@@ -64,7 +62,8 @@ pub(crate) fn open_database(dedupe_dir: &Path) -> Result<Database> {
         }
         Err(OpenError::Failed(error)) => return Err(error.into()),
     };
-    never_back(&database)?;
+    // A slot made in the place of a dropped one must not be taken for dropped at the next start: its ids would be forgotten.
+    sequence::advance(&database, &database.keyspace("start", options)?, b"start".to_vec(), Vec::new())?;
     Ok(database)
 }
 
@@ -94,18 +93,6 @@ fn open_whole(folder: &Path) -> Result<Database, OpenError> {
         Ok(Err(error)) => Err(OpenError::Damaged(error.to_string())),
         Err(_panic) => Err(OpenError::Damaged(format!("{} cannot be recovered", folder.display()))),
     }
-}
-
-/// Moves the sequence numbers past all that an earlier process can have taken, and holds them there with a record.
-///
-/// fjall resumes after the highest number in the keyspaces that are left, which may be less than what it took to drop others.
-/// A keyspace that is made then, in the place of a dropped one, would be taken for dropped itself at the next start, and
-/// with it the ids in it would be forgotten.
-fn never_back(database: &Database) -> Result<()> {
-    database.supervisor.seqno.fetch_max(database.seqno().saturating_add(SEQUENCE_STRIDE));
-    let start = database.keyspace("start", options)?;
-    start.insert("start", [])?;
-    Ok(database.persist(PersistMode::SyncAll)?)
 }
 
 /// The seen ids of one partition.

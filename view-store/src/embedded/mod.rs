@@ -33,7 +33,7 @@ mod moment;
 mod newest;
 pub mod records;
 mod scan;
-mod sequence;
+pub mod sequence;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -557,7 +557,8 @@ fn load(
             complete.insert((id, generation), Written { keyspace: space(&record.keyspace)?, record });
         }
     }
-    sequence::advance(db, records)?;
+    sequence::advance(db, records, Record::Start.key(), Record::Start.value()?)
+        .map_err(|error| failed("moving the sequence number on".to_owned(), error))?;
     let mut next_attempt = 0;
     for name in db.list_keyspace_names() {
         if let Some(attempt) = name.strip_prefix("g.").and_then(|name| name.rsplit('.').next()?.parse::<u64>().ok()) {

@@ -10,23 +10,16 @@
 
 use fjall::{Database, Keyspace, PersistMode};
 
-use super::failed;
-use super::records::Record;
-use crate::error::Result;
-
 /// More than one process ever takes, and small enough for millions of starts.
 const STRIDE: u64 = 1 << 32;
 
-/// Moves the counter past everything that was taken before, durably.
+/// Moves the counter past everything that was taken before, durably: a record in `keyspace` holds it there.
 ///
 /// # Errors
 ///
 /// When the disk fails.
-pub fn advance(db: &Database, records: &Keyspace) -> Result<()> {
-    let context = || "moving the sequence number on".to_owned();
+pub fn advance(db: &Database, keyspace: &Keyspace, key: Vec<u8>, value: Vec<u8>) -> fjall::Result<()> {
     db.supervisor.seqno.fetch_max(db.seqno().saturating_add(STRIDE));
-    let mut batch = db.batch();
-    batch.insert(records, Record::Start.key(), Record::Start.value()?);
-    batch.commit().map_err(|error| failed(context(), error))?;
-    db.persist(PersistMode::SyncAll).map_err(|error| failed(context(), error))
+    keyspace.insert(key, value)?;
+    db.persist(PersistMode::SyncAll)
 }
