@@ -1,32 +1,37 @@
 //! Records to Arrow: the one decoder of the speed layer, the batch layer and `verify`.
 //!
-//! Each datum is first checked, whole, against its writer's schema (see `resolve`), and rewritten when that is not the
-//! source's. What passes goes to `arrow-avro` with a reader schema that has only the columns asked for. An event
-//! that does not pass is reported with its offset and the reason; its neighbours decode as if it were not there.
+//! Each datum is checked, whole, against its writer's schema, and rewritten first when that is not the source's (see
+//! `resolve`). The flat columns that are wanted are built in the same pass (see `columns`); for others, what passes goes to
+//! `arrow-avro` with a reader schema that has only those (see `nested`). An event that does not pass is reported with its
+//! offset and the reason; its neighbours decode as if it were not there.
 
+mod columns;
+mod leaf;
+mod nested;
+mod plan;
 pub(crate) mod resolve;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_avro::reader::{Decoder, ReaderBuilder};
-use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray as _, Int32Array, Int64Array, ListArray, MapArray, RecordBatch, RecordBatchOptions,
-    StringArray, StringBuilder, StructArray, TimestampMicrosecondArray, UnionArray, new_empty_array,
+    ArrayRef, AsArray as _, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
 };
-use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::compute::filter;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use views::avro::Record as AvroRecord;
 use views::{Offset, Source, TopicPartition};
 
 use crate::encode::path::Problem;
-use crate::encode::wire::{put_frame, split_frame};
+use crate::encode::wire::split_frame;
 use crate::error::{LogError, Result};
 use crate::log::{Content, Record};
 use crate::registry::SchemaRegistry;
+use columns::Columns;
+use nested::Nested;
+pub(crate) use nested::{has_union, normalise};
 use resolve::Resolution;
 
 /// Arrow's offsets are 32 bits wide: no column may become larger than this in one go.
@@ -39,13 +44,14 @@ pub struct EventDecoder {
     columns: Vec<Column>,
     schema: SchemaRef,
     reader: AvroRecord,
-    /// What `arrow-avro` is told to decode; `None` when no column of the event's own is asked for.
-    pruned: Option<AvroRecord>,
-    /// Every datum handed to `arrow-avro` bears this id, whatever schema it was written with: it is in the
-    /// source's schema by then.
-    frame_id: Option<u32>,
-    arrow: Option<Decoder>,
-    writers: HashMap<u32, Writer>,
+    flat: Columns,
+    /// `None` when every wanted column is flat.
+    nested: Option<Nested>,
+    writers: Vec<Writer>,
+    /// Where the writer with a schema id is among them.
+    by_id: HashMap<u32, usize>,
+    /// An event of an older schema, as the source's.
+    rewritten: Vec<u8>,
     registry: Arc<dyn SchemaRegistry>,
 }
 
@@ -62,8 +68,10 @@ pub struct Decoded {
 /// A column of the result.
 #[derive(Debug, Clone, Copy)]
 enum Column {
+    /// The flat column of that index.
+    Flat(usize),
     /// The column of that index in what `arrow-avro` makes.
-    Event(usize),
+    Nested(usize),
     Topic,
     Partition,
     Offset,
@@ -77,12 +85,6 @@ enum Writer {
     Unreadable(String),
 }
 
-/// Where the frame of a good event is.
-enum Frame<'a> {
-    AsItCame(&'a [u8]),
-    Rewritten(Range<usize>),
-}
-
 impl EventDecoder {
     /// A decoder for these columns of `source.schema`, ascending; system columns may be among them.
     ///
@@ -92,14 +94,22 @@ impl EventDecoder {
     pub fn new(source: &Arc<Source>, columns: &[usize], registry: Arc<dyn SchemaRegistry>) -> Result<Self> {
         let reader = AvroRecord::parse(&source.avro)
             .map_err(|e| LogError::Invalid(format!("schema of {}: {e}", source.name)))?;
+        let invalid =
+            |reason: &dyn std::fmt::Display| LogError::Invalid(format!("schema of {}: {reason}", source.name));
         let own = source.event_columns();
+        let wanted = |field| columns.contains(&field).then(|| source.schema.field(field).data_type());
+        let flat = Columns::new(&reader, wanted).map_err(|problem| invalid(&problem))?;
         let mut kinds = Vec::with_capacity(columns.len());
-        let mut wanted = Vec::new();
+        let (mut flat_so_far, mut not_flat) = (0, Vec::new());
         for &index in columns {
             kinds.push(match index.checked_sub(own) {
+                None if flat.collects(index) => {
+                    flat_so_far += 1;
+                    Column::Flat(flat_so_far - 1)
+                }
                 None => {
-                    wanted.push(source.schema.field(index).name().as_str());
-                    Column::Event(wanted.len() - 1)
+                    not_flat.push(source.schema.field(index).name().as_str());
+                    Column::Nested(not_flat.len() - 1)
                 }
                 Some(0) => Column::Topic,
                 Some(1) => Column::Partition,
@@ -110,19 +120,19 @@ impl EventDecoder {
             });
         }
         let schema = source.schema.project(columns).map_err(|e| LogError::Invalid(e.to_string()))?;
-        let pruned = reader.pruned(|field| wanted.contains(&field.name.as_str()));
-        let decoder = Self {
+        let pruned = reader.pruned(|field| not_flat.contains(&field.name.as_str()));
+        let nested = if pruned.fields.is_empty() { None } else { Some(Nested::new(reader.clone(), pruned)?) };
+        Ok(Self {
             columns: kinds,
             schema: Arc::new(schema),
-            pruned: (!pruned.fields.is_empty()).then_some(pruned),
             reader,
-            frame_id: None,
-            arrow: None,
-            writers: HashMap::new(),
+            flat,
+            nested,
+            writers: Vec::new(),
+            by_id: HashMap::new(),
+            rewritten: Vec::new(),
             registry,
-        };
-        decoder.arrow_decoder(0)?;
-        Ok(decoder)
+        })
     }
 
     /// The schema of [`Decoded::events`].
@@ -139,36 +149,44 @@ impl EventDecoder {
     pub async fn decode(&mut self, partition: &TopicPartition, records: &[Record]) -> Result<Decoded> {
         self.learn_schemas(records).await?;
 
+        // What an earlier call that failed may have left.
+        self.flat.truncate(0);
+        if let Some(nested) = &mut self.nested {
+            nested.clear();
+        }
         let mut rejected = Vec::new();
         let mut good: Vec<&Record> = Vec::with_capacity(records.len());
-        let mut frames: Vec<Frame<'_>> = Vec::with_capacity(if self.pruned.is_some() { records.len() } else { 0 });
-        let mut rewritten = Vec::new();
-        let mut bytes = 0;
+        let mut bytes = 0_usize;
+        let mut last_writer = None;
         for record in records {
             let Content::Event { value, .. } = &record.content else { continue };
-            match self.admit(value, &mut rewritten) {
-                Ok(frame) => {
+            if bytes.saturating_add(value.len()) > MAX_BYTES {
+                return Err(LogError::Invalid(format!("more than {MAX_BYTES} bytes of events to decode in one go")));
+            }
+            match self.admit(value, &mut last_writer) {
+                Ok(length) => {
+                    bytes += length;
                     good.push(record);
-                    if self.pruned.is_some() {
-                        bytes += match &frame {
-                            Frame::AsItCame(bytes) => bytes.len(),
-                            Frame::Rewritten(range) => range.len(),
-                        };
-                        frames.push(frame);
-                    }
                 }
                 Err(reason) => rejected.push((record.offset, reason)),
             }
         }
-        if bytes > MAX_BYTES {
-            return Err(LogError::Invalid(format!("{bytes} bytes of events are too many to decode in one go")));
-        }
 
-        let decoded = match self.pruned {
-            Some(_) => Some(self.decode_frames(&frames, &rewritten, &mut good, &mut rejected)?),
-            None => None,
-        };
-        let events = self.assemble(partition, &good, decoded.as_ref())?;
+        let mut flat = self.flat.take()?;
+        let mut others = Vec::new();
+        if let Some(nested) = &mut self.nested {
+            let outcome = nested.take()?;
+            others = outcome.columns;
+            if !outcome.refused.is_empty() {
+                let kept: BooleanArray = (0..good.len()).map(|row| Some(!outcome.refused.contains_key(&row))).collect();
+                flat = flat.iter().map(|column| filter(column, &kept)).collect::<Result<_, _>>()?;
+                rejected.extend(outcome.refused.into_iter().map(|(row, reason)| (good[row].offset, reason)));
+                rejected.sort_by_key(|(offset, _)| *offset);
+                let mut kept = kept.values().iter();
+                good.retain(|_| kept.next().unwrap_or(false));
+            }
+        }
+        let events = self.assemble(partition, &good, &flat, &others)?;
         Ok(Decoded { events, rejected })
     }
 
@@ -179,11 +197,14 @@ impl EventDecoder {
         for record in records {
             let Content::Event { value, .. } = &record.content else { continue };
             let Some((id, _)) = split_frame(value) else { continue };
-            if last.replace(id) == Some(id) || self.writers.contains_key(&id) || !asked.insert(id) {
+            if last.replace(id) == Some(id) || self.by_id.contains_key(&id) || !asked.insert(id) {
                 continue;
             }
             match self.registry.schema(id).await {
-                Ok(schema) => _ = self.writers.insert(id, Writer::new(id, &schema, &self.reader)),
+                Ok(schema) => {
+                    self.by_id.insert(id, self.writers.len());
+                    self.writers.push(Writer::new(id, &schema, &self.reader));
+                }
                 // Not remembered: it may be registered later.
                 Err(LogError::NotFound(_)) => {}
                 Err(e) => return Err(e),
@@ -192,108 +213,33 @@ impl EventDecoder {
         Ok(())
     }
 
-    /// Checks an event and makes it one of the source's schema.
-    fn admit<'a>(&mut self, value: &'a [u8], rewritten: &mut Vec<u8>) -> Result<Frame<'a>, String> {
+    /// Checks an event and adds it to the columns, or says what is wrong with it. Returns the length of its datum.
+    ///
+    /// `last`: the schema id of the event before, and where its writer is.
+    fn admit(&mut self, value: &[u8], last: &mut Option<(u32, usize)>) -> Result<usize, String> {
         let Some((id, datum)) = split_frame(value) else {
             return Err("not in Confluent framing: a zero byte and a schema id".to_owned());
         };
         let told = |problem: Box<Problem>| format!("schema {id}: {problem}");
-        let resolution = match self.writers.get(&id) {
+        let known = last.filter(|(last, _)| *last == id).or_else(|| Some((id, *self.by_id.get(&id)?)));
+        let resolution = match known.and_then(|(_, index)| self.writers.get(index)) {
             Some(Writer::Readable(resolution)) => resolution,
             Some(Writer::Unreadable(reason)) => return Err(reason.clone()),
             None => return Err(format!("schema {id} is not registered")),
         };
-        let frame_id = *self.frame_id.get_or_insert(id);
-        let start = rewritten.len();
-        if resolution.is_identical() {
-            resolution.check(datum).map_err(told)?;
-            if id == frame_id {
-                return Ok(Frame::AsItCame(value));
-            }
-            put_frame(rewritten, frame_id);
-            rewritten.extend_from_slice(datum);
+        *last = known;
+        let datum = if resolution.is_identical() {
+            datum
         } else {
-            put_frame(rewritten, frame_id);
-            if let Err(problem) = resolution.rewrite(datum, rewritten) {
-                rewritten.truncate(start);
-                return Err(told(problem));
-            }
-        }
-        Ok(Frame::Rewritten(start..rewritten.len()))
-    }
-
-    /// Decodes checked frames. Should `arrow-avro` refuse one all the same, it is found by halving, and rejected.
-    fn decode_frames(
-        &mut self,
-        frames: &[Frame<'_>],
-        rewritten: &[u8],
-        good: &mut Vec<&Record>,
-        rejected: &mut Vec<(Offset, String)>,
-    ) -> Result<RecordBatch> {
-        if let Ok(batch) = self.try_frames(frames, rewritten) {
-            return Ok(batch);
-        }
-        let mut batches = Vec::new();
-        let mut refused: HashMap<usize, String> = HashMap::new();
-        let mut pending = vec![0..frames.len()];
-        while let Some(range) = pending.pop() {
-            match self.try_frames(&frames[range.clone()], rewritten) {
-                Ok(batch) => batches.push(batch),
-                Err(e) if range.len() <= 1 => _ = refused.insert(range.start, e.to_string()),
-                Err(_) => {
-                    let middle = range.start + range.len() / 2;
-                    pending.push(middle..range.end);
-                    pending.push(range.start..middle);
-                }
-            }
-        }
-        rejected.extend(good.iter().enumerate().filter_map(|(i, record)| Some((record.offset, refused.remove(&i)?))));
-        rejected.sort_by_key(|(offset, _)| *offset);
-        let offsets: HashSet<Offset> = rejected.iter().map(|(offset, _)| *offset).collect();
-        good.retain(|record| !offsets.contains(&record.offset));
-        let schema = match batches.first() {
-            Some(batch) => batch.schema(),
-            None => self.arrow_decoder(0)?.map_or_else(|| Arc::new(Schema::empty()), |decoder| decoder.schema()),
+            self.rewritten.clear();
+            resolution.rewrite(datum, &mut self.rewritten).map_err(told)?;
+            &self.rewritten
         };
-        concat_batches(&schema, &batches).map_err(|e| LogError::Invalid(e.to_string()))
-    }
-
-    fn try_frames(&mut self, frames: &[Frame<'_>], rewritten: &[u8]) -> Result<RecordBatch, ArrowError> {
-        // Taken out: after an error its columns are of different lengths, and it is not put back.
-        let mut decoder = match self.arrow.take() {
-            Some(decoder) => decoder,
-            None => self.arrow_decoder(self.frame_id.unwrap_or(0))?.ok_or_else(unexpected)?,
-        };
-        for frame in frames {
-            let bytes = match frame {
-                Frame::AsItCame(bytes) => bytes,
-                Frame::Rewritten(range) => &rewritten[range.clone()],
-            };
-            if decoder.decode(bytes)? != bytes.len() {
-                return Err(unexpected());
-            }
+        self.flat.push(datum).map_err(told)?;
+        if let Some(nested) = &mut self.nested {
+            nested.push(datum);
         }
-        let schema = decoder.schema();
-        let batch = decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone()));
-        if batch.num_rows() != frames.len() {
-            return Err(unexpected());
-        }
-        // arrow-avro 59 keeps counting the rows of a union's branches after a flush: such a decoder is used once.
-        if !schema.fields().iter().any(|field| has_union(field.data_type())) {
-            self.arrow = Some(decoder);
-        }
-        Ok(batch)
-    }
-
-    fn arrow_decoder(&self, frame_id: u32) -> Result<Option<Decoder>, ArrowError> {
-        let Some(pruned) = &self.pruned else { return Ok(None) };
-        let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
-        store.set(Fingerprint::Id(frame_id), AvroSchema::new(self.reader.arrow_json()))?;
-        let builder = ReaderBuilder::new()
-            .with_writer_schema_store(store)
-            .with_reader_schema(AvroSchema::new(pruned.arrow_json()))
-            .with_batch_size(usize::MAX);
-        builder.build_decoder().map(Some)
+        Ok(datum.len())
     }
 
     /// Puts the columns together in the order they were asked for.
@@ -301,17 +247,15 @@ impl EventDecoder {
         &self,
         partition: &TopicPartition,
         good: &[&Record],
-        decoded: Option<&RecordBatch>,
+        flat: &[ArrayRef],
+        nested: &[ArrayRef],
     ) -> Result<RecordBatch> {
         let rows = good.len();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for (column, field) in self.columns.iter().zip(self.schema.fields()) {
             arrays.push(match column {
-                Column::Event(index) => {
-                    let array = decoded.map(|batch| batch.column(*index).clone());
-                    let array = array.unwrap_or_else(|| new_empty_array(field.data_type()));
-                    normalise(&array, field.data_type())?
-                }
+                Column::Flat(index) => flat[*index].clone(),
+                Column::Nested(index) => normalise(&nested[*index], field.data_type())?,
                 Column::Topic => {
                     Arc::new(StringArray::from_iter_values(std::iter::repeat_n(partition.topic.as_ref(), rows)))
                 }
@@ -363,57 +307,9 @@ impl From<ArrowError> for LogError {
     }
 }
 
-fn unexpected() -> ArrowError {
-    ArrowError::ParseError("not exactly one event in a frame".to_owned())
-}
-
-pub(crate) fn has_union(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Union(..) => true,
-        DataType::List(item) | DataType::Map(item, _) => has_union(item.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| has_union(field.data_type())),
-        _ => false,
-    }
-}
-
-/// Gives an array the type that SQL was promised: enums as text, no metadata on inner fields.
-pub(crate) fn normalise(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    if array.data_type() == to {
-        return Ok(array.clone());
-    }
-    Ok(match (array.data_type(), to) {
-        (DataType::Struct(_), DataType::Struct(fields)) => {
-            let array = array.as_struct();
-            let columns = array.columns().iter().zip(fields);
-            let columns: Result<Vec<_>> = columns.map(|(column, field)| normalise(column, field.data_type())).collect();
-            Arc::new(StructArray::try_new_with_length(fields.clone(), columns?, array.nulls().cloned(), array.len())?)
-        }
-        (DataType::List(_), DataType::List(item)) => {
-            let array = array.as_list::<i32>();
-            let values = normalise(array.values(), item.data_type())?;
-            Arc::new(ListArray::try_new(item.clone(), array.offsets().clone(), values, array.nulls().cloned())?)
-        }
-        (DataType::Map(..), DataType::Map(entries, sorted)) => {
-            let array = array.as_map();
-            let inner: ArrayRef = Arc::new(array.entries().clone());
-            let inner = normalise(&inner, entries.data_type())?.as_struct().clone();
-            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
-            Arc::new(MapArray::try_new(entries.clone(), offsets, inner, nulls, *sorted)?)
-        }
-        (DataType::Union(..), DataType::Union(fields, _)) => {
-            let array = array.as_any().downcast_ref::<UnionArray>().ok_or_else(unexpected)?;
-            let children = fields.iter().map(|(id, field)| normalise(array.child(id), field.data_type()));
-            let children: Result<Vec<_>> = children.collect();
-            let offsets = array.offsets().cloned();
-            Arc::new(UnionArray::try_new(fields.clone(), array.type_ids().clone(), offsets, children?)?)
-        }
-        _ => cast(array, to)?,
-    })
-}
-
 /// Bytes as the text of the `_key` column. A foreign producer's key may be any bytes; what is not UTF-8 shows as U+FFFD.
 pub(crate) fn text(bytes: &ArrayRef) -> Result<ArrayRef> {
-    let bytes = bytes.as_binary_opt::<i32>().ok_or_else(unexpected)?;
+    let bytes = bytes.as_binary_opt::<i32>().ok_or_else(nested::unexpected)?;
     let texts: StringArray = bytes.iter().map(|key| key.map(String::from_utf8_lossy)).collect();
     Ok(Arc::new(texts))
 }

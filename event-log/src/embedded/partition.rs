@@ -193,7 +193,8 @@ impl Partition {
         let of_records = mean.saturating_mul(limit.records as u64).saturating_add(file::INDEX_BYTES);
         let wanted = (limit.bytes.saturating_add(limit.bytes / 4) as u64).min(of_records);
         let mut scan = Scan::new(&open, file.header.salt, place, *end).wanting(wanted);
-        let (mut records, mut bytes) = (Vec::new(), 0);
+        let expected = (wanted / mean).min(limit.records as u64).min(end_offset.saturating_sub(from)) as usize;
+        let (mut records, mut bytes) = (Vec::with_capacity(expected), 0);
         let mut remember_from = 0;
         loop {
             let damage = match scan.step().map_err(|error| file.unavailable("read", error))? {

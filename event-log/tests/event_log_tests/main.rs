@@ -11,6 +11,7 @@ mod embedded;
 mod encode;
 mod events;
 mod faults;
+mod flat;
 mod oracle;
 mod registry;
 mod tiered;
