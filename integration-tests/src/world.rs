@@ -441,7 +441,7 @@ impl World {
         while let Some(chunk) = read.rows.next().await {
             fold.merge(&chunk.expect("rows").states).expect("states that merge");
         }
-        let values = fold.take_values().expect("values");
+        let values = fold.take_values_of_all().expect("values");
         let rows = view.finalize(&values).expect("finalized").rows;
         Seen { rows, position: read.position, published: read.published.map(Arc::unwrap_or_clone) }
     }

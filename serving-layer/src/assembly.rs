@@ -181,11 +181,16 @@ impl Assembly {
             return Ok(());
         }
         let values = self.fold.take_values()?;
+        self.present(&values)
+    }
+
+    /// Turns merged values into rows.
+    fn present(&mut self, values: &RecordBatch) -> Result<()> {
         let mut layers = match &mut self.layers {
             Some(layers) => Some(layers.settle()?),
             None => None,
         };
-        let mut answer = self.view.view.finalize(&values)?;
+        let mut answer = self.view.view.finalize(values)?;
         let rolled_up = self.question.options.rollup.is_some();
         let needs_groups = rolled_up || layers.is_some() || self.ordered.is_some();
         let mut encoded = None;
@@ -291,6 +296,12 @@ impl Assembly {
     pub fn finish(mut self) -> Result<Page> {
         if self.question.options.rollup.is_some() {
             self.settle()?;
+        }
+        if self.scanned == 0 && self.question.options.cursor.is_none() {
+            let values = self.fold.take_values_of_all()?;
+            if values.num_rows() > 0 {
+                self.present(&values)?;
+            }
         }
         if let Some(ordered) = self.ordered.take() {
             let best = ordered.best.into_sorted_vec();

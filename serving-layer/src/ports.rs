@@ -20,6 +20,8 @@ pub enum RunState {
     Published,
     /// A newer generation was visible by the time it ended; nothing changed.
     Superseded,
+    /// No event came since the visible generation; nothing was done.
+    NothingNew,
     /// It ended without a generation.
     Failed,
 }

@@ -47,8 +47,15 @@ pub async fn run(client: &Client, full: bool) -> Result {
     let state = shown(&run["state"]);
     if let Some(error) = run["error"].as_str() {
         // What became visible without some view did not fail as a whole.
-        let failed = if state == "published" { "" } else { "batch run failed: " };
+        let failed = if state == "failed" { "batch run failed: " } else { "" };
         return Err(Failure::new(format!("{failed}{error}")));
+    }
+    if state == "nothing_new" {
+        print(match run["generation"].as_u64() {
+            Some(0) => "there is no event yet: nothing to do\n".to_owned(),
+            _ => format!("no event came since generation {}: nothing to do\n", shown(&run["generation"])),
+        });
+        return Ok(());
     }
     let rows = run["rows"].as_u64().map(|rows| format!(", {rows} rows")).unwrap_or_default();
     print(format!("generation {} {state}{rows}{}\n", shown(&run["generation"]), took(&run)));

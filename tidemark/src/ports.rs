@@ -162,8 +162,8 @@ impl BatchRuns for Runs {
 fn batch_run(run: &FinishedRun) -> BatchRun {
     let state = match &run.report {
         Some(RunReport { outcome: Outcome::Superseded { .. }, .. }) => RunState::Superseded,
-        // What was asked for is visible, be it from this run or from the one before.
-        Some(_) => RunState::Published,
+        Some(RunReport { outcome: Outcome::NothingNew, .. }) => RunState::NothingNew,
+        Some(RunReport { outcome: Outcome::Published | Outcome::AlreadyVisible, .. }) => RunState::Published,
         None => RunState::Failed,
     };
     let started = run.started_at.timestamp_micros();
@@ -301,6 +301,10 @@ impl Auditor {
         while let Some(chunk) = read.rows.next().await {
             let chunk = chunk.map_err(|error| failed(&error))?;
             let values = fold.merge(&chunk.states).and_then(|()| fold.take_values()).map_err(|error| failed(&error))?;
+            served.push(view.finalize(&values).map_err(|error| failed(&error))?.rows);
+        }
+        if served.is_empty() {
+            let values = fold.take_values_of_all().map_err(|error| failed(&error))?;
             served.push(view.finalize(&values).map_err(|error| failed(&error))?.rows);
         }
         let (log, registry) = (self.log.clone(), self.registry.clone());

@@ -17,7 +17,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, Int8Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
@@ -176,6 +176,24 @@ impl Fold {
     /// [`ViewError::Evaluate`] when an accumulator cannot give its value.
     pub fn take_values(&mut self) -> Result<RecordBatch> {
         self.take(self.view.value_schema.clone(), |accumulator| Ok(vec![accumulator.evaluate(EmitTo::All)?]))
+    }
+
+    /// The same when all there is of the view was folded in. Without `GROUP BY` SQL has a row even then when that is nothing: of
+    /// aggregates over no event.
+    ///
+    /// # Errors
+    ///
+    /// [`ViewError::Evaluate`] when an accumulator cannot give its value.
+    pub fn take_values_of_all(&mut self) -> Result<RecordBatch> {
+        if !self.is_empty() || !self.view.of_everything {
+            return self.take_values();
+        }
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int8Array::from(vec![0]))];
+        for aggregate in &self.view.aggregates {
+            // Not the grouped accumulators: to some of them a group that is there has seen an event.
+            columns.push(aggregate.function.create_accumulator()?.evaluate()?.to_array()?);
+        }
+        batch(self.view.value_schema.clone(), columns, 1)
     }
 
     fn take(

@@ -111,6 +111,8 @@ pub struct View {
     pub retention: Option<Duration>,
     /// How fresh answers are meant to be.
     pub freshness_slo: Option<Duration>,
+    /// Whether it has no `GROUP BY`: all events are one group then, which is there before the first of them.
+    pub(crate) of_everything: bool,
     pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
     pub(crate) groups: Vec<Arc<dyn PhysicalExpr>>,
     pub(crate) aggregates: Vec<Aggregate>,

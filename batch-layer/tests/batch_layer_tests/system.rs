@@ -170,7 +170,7 @@ impl System {
         for chunk in chunks {
             fold.merge(&chunk.states).expect("merged");
         }
-        let values = fold.take_values().expect("values");
+        let values = fold.take_values_of_all().expect("values");
         (view.finalize(&values).expect("finalized").rows, read.position)
     }
 

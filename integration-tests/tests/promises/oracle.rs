@@ -148,10 +148,14 @@ fn application(random: &mut StdRng, shape: &Shape, version: u32) -> Application 
                 aggregates.iter().enumerate().map(|(index, aggregate)| format!("{aggregate} AS c{index}")).collect();
             let aggregates = aggregates.join(", ");
             let pick = |from: &[&'static str], random: &mut StdRng| from.choose(random).copied().unwrap_or("");
-            let (key, filter, having) = (pick(KEYS, random), pick(FILTERS, random), pick(HAVINGS, random));
-            sql.push_str(&format!(
-                "CREATE MATERIALIZED VIEW v{name} AS SELECT {key}, {aggregates} FROM events {filter} GROUP BY {key} {having};\n"
-            ));
+            let (filter, having) = (pick(FILTERS, random), pick(HAVINGS, random));
+            let select = if random.random_bool(0.1) {
+                format!("SELECT {aggregates} FROM events {filter} {having}")
+            } else {
+                let key = pick(KEYS, random);
+                format!("SELECT {key}, {aggregates} FROM events {filter} GROUP BY {key} {having}")
+            };
+            sql.push_str(&format!("CREATE MATERIALIZED VIEW v{name} AS {select};\n"));
         }
         let file = |path: &str, text: String| ApplicationFile { path: path.to_owned(), text };
         match Application::compile(&[file("event.avsc", schema(version)), file("views.sql", sql.clone())]) {

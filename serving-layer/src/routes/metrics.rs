@@ -35,6 +35,7 @@ pub async fn text(serving: Shared) -> Result<HttpResponse> {
         (RunState::Running, "running"),
         (RunState::Published, "published"),
         (RunState::Superseded, "superseded"),
+        (RunState::NothingNew, "nothing_new"),
         (RunState::Failed, "failed"),
     ];
     for (state, label) in states {

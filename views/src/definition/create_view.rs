@@ -53,7 +53,7 @@ pub(super) fn compile(statement: &Statement, catalog: &Catalog, problems: &mut V
     if problems.len() > found {
         return None;
     }
-    let oracle_sql = select::oracle(&query).to_string();
+    let oracle_sql = query.to_string();
     let planned = plan(catalog, query)
         .map_err(|error| planning_problem(statement, &error))
         .and_then(|plan| Shape::of(statement, plan))
@@ -93,9 +93,27 @@ fn planning_problem(statement: &Statement, error: &DataFusionError) -> Problem {
     let message = ["Error during planning: ", "Schema error: ", "SQL error: "]
         .iter()
         .fold(message.as_str(), |message, prefix| message.trim_start_matches(prefix));
+    if let Some((call, message)) = no_such_function(message) {
+        return statement.problem_near(call, message);
+    }
     // One problem is one line.
     let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     statement.problem_at(line.and_then(|line| usize::try_from(line).ok()).unwrap_or(statement.line), message)
+}
+
+/// DataFusion tells what each candidate wants, one after the other, and may call that a bug of its own: only what was asked for and what
+/// there is helps. Returns the function's name and the message.
+fn no_such_function(message: &str) -> Option<(&str, String)> {
+    let (before, rest) = message.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = rest.split_once('\'')?;
+    let (_, candidates) = rest.split_once("Candidate functions:")?;
+    let candidates: Vec<&str> = candidates.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let reason = match before.trim() {
+        internal if internal.starts_with("Internal error") => String::new(),
+        reason => format!(": {}", reason.trim_end_matches('.')),
+    };
+    let name = call.split('(').next().unwrap_or(call);
+    Some((name, format!("there is no {call}{reason}; there is {}", candidates.join(", "))))
 }
 
 /// The parts of a planned `SELECT`.
@@ -292,6 +310,7 @@ impl<'c> Compiler<'c> {
             group_outputs,
             retention: None,
             freshness_slo: None,
+            of_everything: self.shape.aggregate.group_expr.is_empty(),
             filter,
             groups: group_expressions,
             aggregates,

@@ -10,12 +10,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, GroupByExpr, Ident, OrderByExpr, OrderByOptions, Query, Select, SetExpr, TableFactor,
-    visit_expressions_mut,
+    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments,
+    GroupByExpr, Ident, OrderByExpr, OrderByOptions, Query, Select, SetExpr, TableFactor, visit_expressions_mut,
 };
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 
 use super::statement::Statement;
 use crate::error::Problem;
@@ -36,28 +33,6 @@ pub(super) fn settle(statement: &Statement, query: &mut Query, problems: &mut Ve
         }
         ControlFlow::<()>::Continue(())
     });
-}
-
-/// The settled `SELECT` as plain SQL. Without `GROUP BY`, SQL gives one row even where there are no events; a view gives
-/// none, as for any key nobody has seen.
-pub(super) fn oracle(query: &Query) -> Query {
-    let mut query = query.clone();
-    if let SetExpr::Select(select) = query.body.as_mut()
-        && matches!(&select.group_by, GroupByExpr::Expressions(columns, _) if columns.is_empty())
-    {
-        let any =
-            Parser::new(&GenericDialect {}).try_with_sql("count(*) > 0").and_then(|mut parser| parser.parse_expr());
-        let condition = |any: Expr, having: Option<Expr>| match having {
-            None => any,
-            Some(having) => Expr::BinaryOp {
-                left: Box::new(any),
-                op: BinaryOperator::And,
-                right: Box::new(Expr::Nested(Box::new(having))),
-            },
-        };
-        select.having = any.ok().map(|any| condition(any, select.having.take()));
-    }
-    query
 }
 
 fn refuse_clauses(statement: &Statement, query: &Query, problems: &mut Vec<Problem>) {

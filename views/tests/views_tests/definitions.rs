@@ -113,7 +113,14 @@ fn what_cannot_be_kept_is_refused_with_its_place_and_the_reason() {
         (select("url, count(*) FROM events GROUP BY ROLLUP (url)"), "ROLLUP"),
         (select("url, count(*) FROM nowhere GROUP BY url"), "there is no source `nowhere`; there are: events"),
         (select("url,\n  sum(byte) AS b FROM events GROUP BY url"), "views.sql:4: "),
-        (select("url, sum(kind) AS b FROM events GROUP BY url"), "views.sql:2: "),
+        (
+            select("url,\n  sum(kind) AS b FROM events GROUP BY url"),
+            "views.sql:4: there is no sum(Utf8); there is sum(Decimal), ",
+        ),
+        (
+            select("upper(url, 2) AS u, count(*) FROM events GROUP BY u"),
+            "views.sql:3: there is no upper(Utf8, Int64): Function 'upper' expects 1 arguments but received 2; there is upper(",
+        ),
         (select("url, kind, count(*) FROM events GROUP BY url"), "kind"),
         (select("url, count(*) AS n, sum(bytes) AS n FROM events GROUP BY url"), "n"),
         (

@@ -206,7 +206,7 @@ fn folded(random: &mut StdRng, view: &Arc<View>, events: &RecordBatch) -> Record
             fold.merge(&take_record_batch(&all, &UInt32Array::from(order)).unwrap()).unwrap();
         }
     }
-    view.finalize(&fold.take_values().unwrap()).unwrap().rows
+    view.finalize(&fold.take_values_of_all().unwrap()).unwrap().rows
 }
 
 async fn oracle(view: &View, events: &RecordBatch) -> RecordBatch {
@@ -312,6 +312,21 @@ async fn random_views_are_what_plain_datafusion_gives() {
 async fn a_view_without_group_by_is_one_group() {
     let mut random = seeded();
     check(&mut random, "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, sum(bytes) AS b FROM events").await;
+}
+
+#[tokio::test]
+async fn every_aggregate_over_no_events_at_all_is_plain_datafusions() {
+    let mut random = seeded();
+    for aggregate in AGGREGATES {
+        let sql =
+            format!("CREATE MATERIALIZED VIEW v AS SELECT {aggregate} AS answer FROM events WHERE bytes IS NOT NULL");
+        let view = compile(&sql).unwrap().views[0].clone();
+        let none = generate(&mut random, &view.source, 1).events.slice(0, 0);
+        let values = Fold::new(&view).unwrap().take_values_of_all().unwrap();
+        let found = cells(&view.finalize(&values).unwrap().rows, &view);
+        assert_eq!(found, cells(&oracle(&view, &none).await, &view), "{aggregate}");
+        assert_eq!(found.len(), 1, "{aggregate}");
+    }
 }
 
 #[tokio::test]
