@@ -1,14 +1,20 @@
 //! Reads the object of one segment back: the exact records, from any offset, a block at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use views::Offset;
+use zstd::bulk::Decompressor;
+use zstd::zstd_safe;
 
 use super::container::{Block, Layout, SegmentHeader, blocks, sync_marker};
-use crate::encode::wire::{get_bytes, get_exact, get_long};
+use crate::encode::wire::{FRAME_BYTES, get_bytes, get_long, put_frame};
 use crate::error::{LogError, Result};
 use crate::log::{Content, Record};
+
+/// A block holds about a mebibyte of events, or one that is larger.
+const MAX_BLOCK_BYTES: usize = 256 << 20;
 
 /// A segment's object whose checksums, lengths and places have been verified.
 #[derive(Debug, Clone)]
@@ -66,11 +72,6 @@ impl OpenSegment {
         &self.inner.object
     }
 
-    /// The blocks.
-    pub(super) fn body(&self) -> &Bytes {
-        &self.inner.body
-    }
-
     /// The records from an offset on, decoded a block at a time; the marker that ends the segment is the last.
     ///
     /// # Errors
@@ -83,14 +84,9 @@ impl OpenSegment {
             let middle = low.midpoint(high);
             if self.first_offset(&self.inner.blocks[middle])? <= from { low = middle } else { high = middle }
         }
-        Ok(Records {
-            segment: self.clone(),
-            from,
-            block: low,
-            decoded: Vec::new().into_iter(),
-            last: None,
-            ended: false,
-        })
+        // Of the blocks before nothing is known but that they are before.
+        let last = if low == 0 { None } else { self.first_offset(&self.inner.blocks[low])?.checked_sub(1) };
+        Ok(Records { segment: self.clone(), from, block: low, decoded: Vec::new().into_iter(), last, ended: false })
     }
 
     pub(super) fn damaged(&self, what: impl std::fmt::Display) -> LogError {
@@ -106,55 +102,128 @@ impl OpenSegment {
         offset.ok_or_else(|| self.damaged("a block does not begin with an offset"))
     }
 
-    /// The events of a block.
-    fn decode_block(&self, block: &Block) -> Result<Vec<Record>> {
-        let mut bytes = Vec::with_capacity(2 << 20);
-        zstd::stream::copy_decode(&self.inner.body[block.compressed.clone()], &mut bytes)
-            .map_err(|error| self.damaged(format!("a block cannot be decompressed: {error}")))?;
-        let bytes = Bytes::from(bytes);
-        let prefix = match self.inner.header.layout {
-            Layout::Flat { schema_id } => Some(schema_id.to_be_bytes()),
-            Layout::Framed => None,
-        };
-        let mut values = Vec::with_capacity(bytes.len());
-        let mut places = Vec::new();
-        let mut rest: &[u8] = &bytes;
+    /// How many blocks there are.
+    pub(super) fn blocks(&self) -> usize {
+        self.inner.blocks.len()
+    }
+
+    /// The bytes of a block, in the place of what is in `bytes`.
+    fn decompress(&self, block: &Block, zstd: &mut Decompressor<'static>, bytes: &mut Vec<u8>) -> Result<()> {
+        let wrong = |error: &dyn std::fmt::Display| self.damaged(format!("a block cannot be decompressed: {error}"));
+        let compressed = &self.inner.body[block.compressed.clone()];
+        let size =
+            zstd_safe::get_frame_content_size(compressed).map_err(|_| wrong(&"it does not say how large it is"))?;
+        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= MAX_BLOCK_BYTES);
+        let size = size.ok_or_else(|| wrong(&format!("it is larger than {MAX_BLOCK_BYTES} bytes")))?;
+        bytes.clear();
+        bytes.reserve(size);
+        zstd.decompress_to_buffer(compressed, bytes).map_err(|error| wrong(&error))?;
+        Ok(())
+    }
+
+    /// The events of the block of that number, in `bytes`; `last` is the offset of the event before it, and becomes that of the
+    /// block's last one.
+    pub(super) fn events<'b>(
+        &self,
+        number: usize,
+        last: &mut Option<Offset>,
+        zstd: &mut Decompressor<'static>,
+        bytes: &'b mut Vec<u8>,
+    ) -> Result<Vec<ArchivedEvent<'b>>> {
+        let block = &self.inner.blocks[number];
+        self.decompress(block, zstd, bytes)?;
+        let mut rest: &[u8] = bytes;
+        let mut events = Vec::with_capacity(block.events.min(bytes.len()));
         for _ in 0..block.events {
-            let place = decode_event(&bytes, &mut rest, prefix, &mut values);
-            places.push(place.ok_or_else(|| self.damaged("a block's events are misshapen"))?);
+            let event = read_event(&mut rest).ok_or_else(|| self.damaged("a block's events are misshapen"))?;
+            self.check_place(event.offset, last)?;
+            events.push(event);
         }
         if !rest.is_empty() {
             return Err(self.damaged("a block has bytes after its events"));
         }
-        let values = Bytes::from(values);
-        let record = |(offset, append_time, key, value): Place| Record {
-            offset,
-            append_time,
-            content: Content::Event { key, value: values.slice(value) },
+        if number + 1 == self.blocks() {
+            self.check_last(*last)?;
+        }
+        Ok(events)
+    }
+
+    /// Checks that an event may come after the one at `last`, which it then is.
+    fn check_place(&self, offset: Offset, last: &mut Option<Offset>) -> Result<()> {
+        let header = &self.inner.header;
+        let follows = match *last {
+            Some(last) => offset > last,
+            None => header.event_offsets.is_some_and(|(first, _)| first == offset),
         };
-        Ok(places.into_iter().map(record).collect())
+        if !follows || offset < header.start || offset >= header.end {
+            return Err(self.damaged(format!("it has an event at offset {offset} out of place")));
+        }
+        *last = Some(offset);
+        Ok(())
+    }
+
+    fn check_last(&self, last: Option<Offset>) -> Result<()> {
+        let says = self.inner.header.event_offsets.map(|(_, last)| last);
+        if last == says {
+            return Ok(());
+        }
+        Err(self.damaged(format!("its last event is at {last:?} and its header says {says:?}")))
+    }
+
+    /// The records of the block of that number.
+    fn records_of(&self, number: usize, last: &mut Option<Offset>) -> Result<Vec<Record>> {
+        let mut zstd = decompressor()?;
+        let mut bytes = Vec::new();
+        let events = self.events(number, last, &mut zstd, &mut bytes)?;
+        // Keys and values, framed, end to end: so that a record that is kept keeps no more alive than it must.
+        let size = events.iter().map(|event| event.key.map_or(0, <[u8]>::len) + FRAME_BYTES + event.value.len()).sum();
+        let mut contents = Vec::with_capacity(size);
+        let mut places = Vec::with_capacity(events.len());
+        for event in &events {
+            let start = contents.len();
+            contents.extend_from_slice(event.key.unwrap_or_default());
+            let value = contents.len();
+            if let Layout::Flat { schema_id } = self.inner.header.layout {
+                put_frame(&mut contents, schema_id);
+            }
+            contents.extend_from_slice(event.value);
+            places.push((event.key.map(|_| start..value), value..contents.len()));
+        }
+        let contents = Bytes::from(contents);
+        let record = |(event, (key, value)): (&ArchivedEvent<'_>, (Option<Range<usize>>, Range<usize>))| Record {
+            offset: event.offset,
+            append_time: event.append_time,
+            content: Content::Event { key: key.map(|key| contents.slice(key)), value: contents.slice(value) },
+        };
+        Ok(events.iter().zip(places).map(record).collect())
     }
 }
 
-type Place = (Offset, i64, Option<Bytes>, std::ops::Range<usize>);
+/// An event in a block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ArchivedEvent<'b> {
+    pub(super) offset: Offset,
+    pub(super) append_time: i64,
+    pub(super) key: Option<&'b [u8]>,
+    /// The datum in a flat segment, the value as it was in the log in a framed one.
+    pub(super) value: &'b [u8],
+}
 
-/// Takes one event off the front; its value, framed, is appended to `values`.
-fn decode_event(all: &Bytes, rest: &mut &[u8], prefix: Option<[u8; 4]>, values: &mut Vec<u8>) -> Option<Place> {
+/// What decompresses the blocks of a segment, one after the other.
+pub(super) fn decompressor() -> Result<Decompressor<'static>> {
+    Decompressor::new().map_err(|error| LogError::unavailable("decompressing a block of a segment", error))
+}
+
+/// Takes one event off the front.
+fn read_event<'b>(rest: &mut &'b [u8]) -> Option<ArchivedEvent<'b>> {
     let offset = u64::try_from(get_long(rest)?).ok()?;
     let append_time = get_long(rest)?;
     let key = match get_long(rest)? {
         0 => None,
-        1 => Some(all.slice_ref(get_bytes(rest)?)),
+        1 => Some(get_bytes(rest)?),
         _ => return None,
     };
-    let start = values.len();
-    if let Some(id) = prefix {
-        values.push(0);
-        values.extend_from_slice(&id);
-    }
-    let size = usize::try_from(get_long(rest)?).ok()?;
-    values.extend_from_slice(get_exact(rest, size)?);
-    Some((offset, append_time, key, start..values.len()))
+    Some(ArchivedEvent { offset, append_time, key, value: get_bytes(rest)? })
 }
 
 /// The records of a segment, in offset order.
@@ -178,27 +247,9 @@ impl Records {
     /// The next block's records from the asked offset on; `None` after the last.
     fn next_block(&mut self) -> Result<Option<Vec<Record>>> {
         let header = self.segment.header();
-        let blocks = &self.segment.inner.blocks;
-        if let Some(block) = blocks.get(self.block) {
-            let mut events = self.segment.decode_block(block)?;
-            for event in &events {
-                let first = self.block == 0 && self.last.is_none();
-                let rising = self.last.is_none_or(|last| event.offset > last);
-                let named = !first || header.event_offsets.is_some_and(|(offset, _)| offset == event.offset);
-                if !rising || !named || event.offset < header.start || event.offset >= header.end {
-                    return Err(self
-                        .segment
-                        .damaged(format!("it has an event at offset {} out of place", event.offset)));
-                }
-                self.last = Some(event.offset);
-            }
+        if self.block < self.segment.blocks() {
+            let mut events = self.segment.records_of(self.block, &mut self.last)?;
             self.block += 1;
-            if self.block == blocks.len() && self.last != header.event_offsets.map(|(_, last)| last) {
-                return Err(self.segment.damaged(format!(
-                    "its last event is at {:?} and its header says {:?}",
-                    self.last, header.event_offsets
-                )));
-            }
             events.retain(|event| event.offset >= self.from);
             return Ok(Some(events));
         }

@@ -137,11 +137,11 @@ impl Nested {
     }
 }
 
-pub(super) fn unexpected() -> ArrowError {
+fn unexpected() -> ArrowError {
     ArrowError::ParseError("not exactly one event in a frame".to_owned())
 }
 
-pub(crate) fn has_union(data_type: &DataType) -> bool {
+fn has_union(data_type: &DataType) -> bool {
     match data_type {
         DataType::Union(..) => true,
         DataType::List(item) | DataType::Map(item, _) => has_union(item.data_type()),
@@ -151,7 +151,7 @@ pub(crate) fn has_union(data_type: &DataType) -> bool {
 }
 
 /// Gives an array the type that SQL was promised: enums as text, no metadata on inner fields.
-pub(crate) fn normalise(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+pub(super) fn normalise(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if array.data_type() == to {
         return Ok(array.clone());
     }
