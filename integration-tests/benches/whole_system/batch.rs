@@ -81,7 +81,7 @@ impl Archived {
         let folder = TempDir::new().expect("a temporary folder");
         let options = EmbeddedOptions { cache_bytes: 128 << 20, ..EmbeddedOptions::default() };
         let store = EmbeddedStore::open(&folder.path().join("views"), options).expect("a view store");
-        let settings = Settings { memory_bytes: 256 << 20, ..Settings::new(self.folder.join("spill")) };
+        let settings = Settings { memory_bytes: 192 << 20, ..Settings::new(self.folder.join("spill")) };
         let layer = BatchLayer::new(
             self.clickstream.log.clone(),
             self.archive.clone(),
