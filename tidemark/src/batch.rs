@@ -57,7 +57,11 @@ pub async fn run(client: &Client, full: bool) -> Result {
         });
         return Ok(());
     }
-    let rows = run["rows"].as_u64().map(|rows| format!(", {rows} rows")).unwrap_or_default();
+    let rows = match run["rows"].as_u64() {
+        Some(1) => ", 1 row".to_owned(),
+        Some(rows) => format!(", {rows} rows"),
+        None => String::new(),
+    };
     print(format!("generation {} {state}{rows}{}\n", shown(&run["generation"]), took(&run)));
     Ok(())
 }
