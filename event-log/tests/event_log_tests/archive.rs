@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use views::{Segment, TopicPartition};
 
-use crate::clicks::{Schemas, append_time, click, clicks, framed, records};
+use crate::clicks::{CLICK, Schemas, append_time, click, clicks, framed, records};
 
 struct Case {
     objects: Arc<InMemory>,
@@ -222,6 +222,41 @@ async fn a_damaged_object_hides_no_other_and_a_misplaced_one_is_noticed() {
     let Err(LogError::Damaged(message)) = case.archive.read(&second).await else { panic!("not detected") };
     assert!(message.contains("clicks/3@0..10"), "{message}");
     assert!(matches!(case.archive.header(&second).await, Err(LogError::Damaged(_))));
+}
+
+/// The header of an object with another value, of the same length, and a checksum that agrees.
+fn reworded(object: &[u8], name: &str, from: &str, to: &str) -> Vec<u8> {
+    let place = |text: &str| object.windows(text.len()).position(|bytes| bytes == text.as_bytes()).expect("an entry");
+    let mut forged = object.to_vec();
+    let value = place(name) + name.len() + 1;
+    assert_eq!(&forged[value..value + from.len()], from.as_bytes());
+    forged[value..value + to.len()].copy_from_slice(to.as_bytes());
+    let checksum = "tidemark.header_crc32";
+    let crc = crc32fast::hash(&forged[..place(checksum) - 1]);
+    let value = place(checksum) + checksum.len() + 1;
+    forged[value..value + 8].copy_from_slice(format!("{crc:08x}").as_bytes());
+    forged
+}
+
+#[tokio::test]
+async fn events_that_are_not_where_the_header_says_are_refused_however_they_are_read() {
+    let case = case();
+    let segment = case.put(100, 0, 120, &records(100, clicks(7, 10))).await;
+    let object = case.object(&segment).await;
+    let source = crate::archive_scan::source(CLICK);
+    for (name, from, to, expected) in [
+        ("tidemark.first_offset", "100", "101", "it has an event at offset 100 out of place"),
+        ("tidemark.last_offset", "109", "108", "its last event is at Some(109) and its header says Some(108)"),
+    ] {
+        case.replace(&segment, reworded(&object, name, from, to)).await;
+        let read = case.archive.read(&segment).await.map(drop);
+        let mut scan = case.archive.scan(&segment, &source, &[0], &Schemas).await.expect("checksums that agree");
+        let scanned = scan.by_ref().collect::<Result<Vec<_>, _>>().map(drop);
+        for outcome in [read, scanned] {
+            let Err(LogError::Damaged(message)) = outcome else { panic!("{name}: {outcome:?}") };
+            assert!(message.ends_with(expected), "{message}");
+        }
+    }
 }
 
 #[tokio::test]

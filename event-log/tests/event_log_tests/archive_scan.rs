@@ -19,7 +19,7 @@ use views::{Segment, Source, TopicPartition};
 
 use crate::clicks::{CLICK, OLD_CLICK, Schemas, click, clicks, framed, records};
 
-fn source(avro: &str) -> Arc<Source> {
+pub fn source(avro: &str) -> Arc<Source> {
     Arc::new(Source {
         name: "clicks".into(),
         avro: avro.into(),
