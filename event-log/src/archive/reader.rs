@@ -14,7 +14,7 @@ use crate::error::{LogError, Result};
 use crate::log::{Content, Record};
 
 /// A block holds about a mebibyte of events, or one that is larger.
-const MAX_BLOCK_BYTES: usize = 256 << 20;
+const MAX_BLOCK_BYTES: u64 = 256 << 20;
 
 /// A segment's object whose checksums, lengths and places have been verified.
 #[derive(Debug, Clone)]
@@ -86,7 +86,16 @@ impl OpenSegment {
         }
         // Of the blocks before nothing is known but that they are before.
         let last = if low == 0 { None } else { self.first_offset(&self.inner.blocks[low])?.checked_sub(1) };
-        Ok(Records { segment: self.clone(), from, block: low, decoded: Vec::new().into_iter(), last, ended: false })
+        Ok(Records {
+            segment: self.clone(),
+            from,
+            block: low,
+            decoded: Vec::new().into_iter(),
+            last,
+            ended: false,
+            zstd: decompressor()?,
+            bytes: Vec::new(),
+        })
     }
 
     pub(super) fn damaged(&self, what: impl std::fmt::Display) -> LogError {
@@ -111,12 +120,13 @@ impl OpenSegment {
     fn decompress(&self, block: &Block, zstd: &mut Decompressor<'static>, bytes: &mut Vec<u8>) -> Result<()> {
         let wrong = |error: &dyn std::fmt::Display| self.damaged(format!("a block cannot be decompressed: {error}"));
         let compressed = &self.inner.body[block.compressed.clone()];
-        let size =
-            zstd_safe::get_frame_content_size(compressed).map_err(|_| wrong(&"it does not say how large it is"))?;
-        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|size| *size <= MAX_BLOCK_BYTES);
-        let size = size.ok_or_else(|| wrong(&format!("it is larger than {MAX_BLOCK_BYTES} bytes")))?;
+        let size = zstd_safe::get_frame_content_size(compressed).ok().flatten();
+        let size = size.ok_or_else(|| wrong(&"it does not say how large it is"))?;
+        if size > MAX_BLOCK_BYTES {
+            return Err(wrong(&format!("it says that it has {size} bytes, and {MAX_BLOCK_BYTES} are the most")));
+        }
         bytes.clear();
-        bytes.reserve(size);
+        bytes.reserve(size as usize);
         zstd.decompress_to_buffer(compressed, bytes).map_err(|error| wrong(&error))?;
         Ok(())
     }
@@ -171,10 +181,14 @@ impl OpenSegment {
     }
 
     /// The records of the block of that number.
-    fn records_of(&self, number: usize, last: &mut Option<Offset>) -> Result<Vec<Record>> {
-        let mut zstd = decompressor()?;
-        let mut bytes = Vec::new();
-        let events = self.events(number, last, &mut zstd, &mut bytes)?;
+    fn records_of(
+        &self,
+        number: usize,
+        last: &mut Option<Offset>,
+        zstd: &mut Decompressor<'static>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Vec<Record>> {
+        let events = self.events(number, last, zstd, bytes)?;
         // Keys and values, framed, end to end: so that a record that is kept keeps no more alive than it must.
         let size = events.iter().map(|event| event.key.map_or(0, <[u8]>::len) + FRAME_BYTES + event.value.len()).sum();
         let mut contents = Vec::with_capacity(size);
@@ -236,6 +250,9 @@ pub struct Records {
     /// The last event that was decoded.
     last: Option<Offset>,
     ended: bool,
+    /// Kept from block to block.
+    zstd: Decompressor<'static>,
+    bytes: Vec<u8>,
 }
 
 impl Records {
@@ -248,7 +265,7 @@ impl Records {
     fn next_block(&mut self) -> Result<Option<Vec<Record>>> {
         let header = self.segment.header();
         if self.block < self.segment.blocks() {
-            let mut events = self.segment.records_of(self.block, &mut self.last)?;
+            let mut events = self.segment.records_of(self.block, &mut self.last, &mut self.zstd, &mut self.bytes)?;
             self.block += 1;
             events.retain(|event| event.offset >= self.from);
             return Ok(Some(events));
