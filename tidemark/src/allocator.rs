@@ -2,7 +2,7 @@
 //!
 //! What one thread allocates here another frees: record batches, chunks of the log, states. mimalloc keeps such pages for
 //! the thread they came from, and the process grew to twice what was in use (measured by `./dev bench memory`: 1618 MiB
-//! where jemalloc has 897).
+//! at the peak of three million clicks and a batch run, where jemalloc has 847).
 #![allow(unsafe_code, reason = "jemalloc finds its settings by the name of a symbol")]
 
 #[global_allocator]

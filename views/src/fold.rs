@@ -188,6 +188,7 @@ impl Fold {
         if !self.is_empty() || !self.view.of_everything {
             return self.take_values();
         }
+        // Such a view groups by this constant.
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int8Array::from(vec![0]))];
         for aggregate in &self.view.aggregates {
             // Not the grouped accumulators: to some of them a group that is there has seen an event.
