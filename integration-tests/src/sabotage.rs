@@ -21,7 +21,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use view_store::store::{Origin, StateRows};
-use view_store::{DeltaWrite, KeyRange, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
+use view_store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 use crate::parts::{Clock, EmbeddedParts, Parts, Ports};
@@ -281,8 +281,9 @@ impl ViewStore for BrokenStore {
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> view_store::error::Result<RecordBatch> {
-        self.store.deltas(view, segment, marker, groups).await
+        at: Offset,
+    ) -> view_store::error::Result<Priors> {
+        self.store.deltas(view, segment, marker, groups, at).await
     }
 
     async fn write_deltas(&self, mut write: DeltaWrite) -> view_store::error::Result<WriteOutcome> {

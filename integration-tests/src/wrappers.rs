@@ -14,8 +14,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use view_store::error::Result;
-use view_store::{DeltaWrite, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome};
-use views::{Published, SegmentId, TopicPartition, View};
+use view_store::{
+    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+};
+use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 /// A view store that can be cut off (from then on every call fails, as all calls of a process do that was killed), and that can
 /// make who writes deltas sleep: he has decided what to write, and writes it when he wakes, however late that is.
@@ -70,8 +72,9 @@ impl ViewStore for Severable {
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> Result<RecordBatch> {
-        self.through()?.deltas(view, segment, marker, groups).await
+        at: Offset,
+    ) -> Result<Priors> {
+        self.through()?.deltas(view, segment, marker, groups, at).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {

@@ -4,16 +4,26 @@
 //! from. For each touched group the delta written so far (the *prior*) is read and merged with the new states, and the sum is
 //! written in its place.
 //!
-//! Prior and write are of one moment, although they are two calls. The write happens only if the view still stands at
-//! `from`, and where a view stands never moves back; so if it stands at `from` when the write is done, it stood there when the
-//! prior was read as well, and the prior holds exactly the records of the segment before `from`. Whatever else happened in
-//! between (another owner, an earlier write of ours whose acknowledgement was lost, a new generation) has moved the view, and then
-//! nothing is written.
+//! A prior says how far it reaches. The view stands at `from`: everything before is in its deltas, so a prior that reaches no further
+//! than `from` holds exactly the group's records of the segment before `from`, whoever wrote it. One that reaches further was
+//! written by another owner, or by a write of ours that broke off. It must not be merged with records that it holds already:
+//!
+//! - if it reaches the end of this micro-batch or past it, nothing is missing in it: the group is left out of the write;
+//! - if it ends within, the micro-batch is folded again, up to there ([`Flushed::Ahead`]). Then that group is of the first kind,
+//!   and the next micro-batch begins where the prior ends.
+//!
+//! So every delta holds exactly the records that it says, whatever else is written at the same time, and a store where the delta
+//! that reaches further always wins needs no lock and no lease. A store that looks and writes in one step refuses the write when
+//! the view has moved, and then no such prior is ever merged either.
 
-use view_store::{DeltaWrite, Progress, StoreError, ViewDeltas, WriteOutcome};
-use views::{Offset, Segment, SegmentId};
+use std::collections::HashSet;
 
+use arrow::array::BooleanArray;
+use arrow::compute::{filter_record_batch, not};
 use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, SortField};
+use view_store::{DeltaWrite, Priors, Progress, StoreError, ViewDeltas, WriteOutcome};
+use views::{Offset, Segment, SegmentId, View, ViewError};
 
 use crate::error::{Result, SpeedError};
 use crate::layer::Partition;
@@ -27,6 +37,8 @@ pub(crate) enum Flushed {
     Written,
     /// Some view stands elsewhere than was thought: read again where.
     Conflict,
+    /// Some delta reaches past where its view stands, and ends at this offset, within the micro-batch: fold up to there.
+    Ahead(Offset),
 }
 
 /// Writes a micro-batch; it is empty afterwards, and of no use after an error or a conflict.
@@ -34,7 +46,10 @@ pub(crate) async fn flush(partition: &Partition, batch: &mut MicroBatch) -> Resu
     let to = Progress { offset: batch.position, segment: batch.open };
     // Views that stand together are written together. After the first write that is all of them.
     while let Some(from) = lowest(batch, to.offset) {
-        let views = deltas_from(partition, batch, from, to.offset).await?;
+        let views = match deltas_from(partition, batch, from, to).await? {
+            Ok(views) => views,
+            Err(ahead) => return Ok(Flushed::Ahead(ahead)),
+        };
         if views.is_empty() {
             continue;
         }
@@ -61,54 +76,92 @@ fn lowest(batch: &MicroBatch, to: Offset) -> Option<Offset> {
     waiting.map(|view| view.from).min()
 }
 
-/// The deltas of the views that stand at `from`. A view whose states cannot be merged fails, and is left out.
+/// The deltas of the views that stand at `from`, or where one ends that got further. A view whose states cannot be merged
+/// fails, and is left out.
 async fn deltas_from(
     partition: &Partition,
     batch: &mut MicroBatch,
     from: Offset,
-    to: Offset,
-) -> Result<Vec<ViewDeltas>> {
+    to: Progress,
+) -> Result<Result<Vec<ViewDeltas>, Offset>> {
     let mut written = Vec::new();
+    let mut nearest: Option<Offset> = None;
     for view in batch.views.iter_mut().filter(|view| view.failed.is_none() && view.from == from) {
-        match deltas(partition, view).await {
+        match deltas(partition, view, to).await {
             Ok(segments) => written.push(ViewDeltas { view: view.view.clone(), segments }),
-            Err(NoDeltas::OfThisView(reason)) => view.fail(reason, to),
+            Err(NoDeltas::Ahead(end)) => nearest = Some(nearest.map_or(end, |nearest| nearest.min(end))),
+            Err(NoDeltas::OfThisView(reason)) => view.fail(reason, to.offset),
             Err(NoDeltas::ForNow(error)) => return Err(error),
         }
     }
-    Ok(written)
+    Ok(nearest.map_or(Ok(written), Err))
 }
 
 enum NoDeltas {
+    /// A delta ends here, past where the view stands.
+    Ahead(Offset),
     OfThisView(String),
     ForNow(SpeedError),
 }
 
-async fn deltas(partition: &Partition, view: &mut ViewFolds) -> Result<Vec<(Segment, RecordBatch)>, NoDeltas> {
-    let mut segments = Vec::with_capacity(view.folds.len());
-    for (segment, mut fold) in std::mem::take(&mut view.folds) {
+async fn deltas(
+    partition: &Partition,
+    view: &mut ViewFolds,
+    to: Progress,
+) -> Result<Vec<(Segment, RecordBatch)>, NoDeltas> {
+    let folds = std::mem::take(&mut view.folds);
+    let cuts: Vec<Offset> = folds.iter().map(|(segment, _)| segment.start).chain([to.segment.start]).collect();
+    let mut segments = Vec::with_capacity(folds.len());
+    for (segment, mut fold) in folds {
         let mut states = guarded(|| fold.take_states()).map_err(NoDeltas::OfThisView)?;
         if states.num_rows() == 0 {
             continue;
         }
-        // Only the segment that was open at `from` can have deltas already.
-        if segment.start < view.from {
-            let id = SegmentId { partition: partition.place.clone(), start: segment.start };
-            let prior = partition.shared.store.deltas(&view.view, &id, segment.marker, &states).await;
-            let prior = prior.map_err(NoDeltas::from)?;
-            if prior.num_rows() > 0 {
-                let merged = guarded(|| {
-                    // The older records first: some aggregates keep their order.
-                    fold.merge(&prior)?;
-                    fold.merge(&states)?;
-                    fold.take_states()
-                });
-                states = merged.map_err(NoDeltas::OfThisView)?;
-            }
+        // A segment that begins in this micro-batch is folded from its start: nothing is to be continued.
+        if segment.start >= view.from {
+            segments.push((segment, states));
+            continue;
         }
-        segments.push((segment, states));
+        // How far these states reach: a cut ends what a segment can hold.
+        let through = cuts.iter().copied().filter(|cut| *cut > segment.start).fold(to.offset, Offset::min);
+        let id = SegmentId { partition: partition.place.clone(), start: segment.start };
+        let priors = partition.shared.store.deltas(&view.view, &id, segment.marker, &states, view.from).await;
+        let Priors { states: priors, through: reached } = priors.map_err(NoDeltas::from)?;
+        let past = reached.iter().copied().filter(|reached| *reached > view.from && *reached < through).min();
+        if let Some(end) = past {
+            return Err(NoDeltas::Ahead(end));
+        }
+        let whole: BooleanArray = reached.iter().map(|reached| Some(*reached >= through)).collect();
+        if whole.true_count() > 0 {
+            states = guarded(|| without(&view.view, &states, &filter_record_batch(&priors, &whole)?))
+                .map_err(NoDeltas::OfThisView)?;
+        }
+        if priors.num_rows() > whole.true_count() {
+            let merged = guarded(|| {
+                // The older records first: some aggregates keep their order.
+                fold.merge(&filter_record_batch(&priors, &not(&whole)?)?)?;
+                fold.merge(&states)?;
+                fold.take_states()
+            });
+            states = merged.map_err(NoDeltas::OfThisView)?;
+        }
+        if states.num_rows() > 0 {
+            segments.push((segment, states));
+        }
     }
     Ok(segments)
+}
+
+/// `states` without the groups that are in `whole`.
+fn without(view: &View, states: &RecordBatch, whole: &RecordBatch) -> Result<RecordBatch, ViewError> {
+    let columns = view.group_schema.fields().len();
+    let fields = view.group_schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let there = converter.convert_columns(&whole.columns()[..columns])?;
+    let there: HashSet<&[u8]> = there.iter().map(|group| group.data()).collect();
+    let groups = converter.convert_columns(&states.columns()[..columns])?;
+    let keep: BooleanArray = groups.iter().map(|group| Some(!there.contains(group.data()))).collect();
+    Ok(filter_record_batch(states, &keep)?)
 }
 
 impl From<StoreError> for NoDeltas {

@@ -43,6 +43,8 @@ pub(crate) struct Task {
     views: Vec<Arc<View>>,
     /// Whether these are the views that stand furthest. The head lasts; a catch-up task ends.
     head: bool,
+    /// Where the next micro-batch is to end, when a delta that somebody wrote ends there (see [`crate::flush`]).
+    until: Option<Offset>,
     stop: watch::Receiver<bool>,
     failures: u32,
 }
@@ -75,7 +77,7 @@ struct Reader {
 impl Task {
     pub fn new(partition: Arc<Partition>, views: Vec<Arc<View>>, head: bool) -> Self {
         let stop = partition.shared.stop.clone();
-        Self { partition, views, head, stop, failures: 0 }
+        Self { partition, views, head, until: None, stop, failures: 0 }
     }
 
     /// Runs until the layer stops or another task has the views.
@@ -112,6 +114,7 @@ impl Task {
             return Ok(self.without_views().await);
         };
         let mut stop = self.stop.clone();
+        self.until = self.until.filter(|until| *until > batch.position);
         tokio::select! {
             () = stopped(&mut stop) => return Ok(Pause::End),
             prepared = reader.prepare(&partition, batch.position, self.head) => prepared?,
@@ -136,8 +139,13 @@ impl Task {
             let behind = batch.position + (shared.settings.read_records as u64) < log_end;
             let last_chance = !matches!(step, Step::Read(Ok(())));
             if !batch.is_empty() && (last_chance || self.is_enough(&batch, behind, last_write)) {
-                if self.write(&mut batch).await? == Flushed::Conflict {
-                    return Ok(Pause::StandAgain);
+                match self.write(&mut batch).await? {
+                    Flushed::Written => self.until = None,
+                    Flushed::Conflict => return Ok(Pause::StandAgain),
+                    Flushed::Ahead(end) => {
+                        self.until = Some(end);
+                        return Ok(Pause::StandAgain);
+                    }
                 }
                 last_write = Instant::now();
                 self.failures = 0;
@@ -168,12 +176,16 @@ impl Task {
             settings.flush_interval.saturating_sub(last_write.elapsed())
         };
         let limit = ReadLimit { records: settings.read_records.max(1), bytes: settings.read_bytes, wait };
-        let records = partition.shared.log.read(&partition.place, batch.position, limit).await?;
+        let mut records = partition.shared.log.read(&partition.place, batch.position, limit).await?;
         let Some(last) = records.last() else {
             return Ok(());
         };
-        let next = last.offset + 1;
+        let mut next = last.offset + 1;
         partition.log_ends_at(next);
+        if let Some(until) = self.until.filter(|until| *until < next) {
+            records.retain(|record| record.offset < until);
+            next = until;
+        }
         add(&partition.shared.counters.records, records.len());
         reader.fold(partition, batch, &records, next).await?;
         batch.records += records.len() as u64;
@@ -184,6 +196,9 @@ impl Task {
     /// larger the micro-batch the better, because a write costs by the touched group.
     fn is_enough(&self, batch: &MicroBatch, behind: bool, last_write: Instant) -> bool {
         let shared = &self.partition.shared;
+        if self.until == Some(batch.position) {
+            return true;
+        }
         let interval = if behind { shared.settings.catch_up_interval } else { shared.settings.flush_interval };
         last_write.elapsed() >= interval
             || batch.records >= shared.settings.max_records

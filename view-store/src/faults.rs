@@ -14,10 +14,10 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use views::{Published, SegmentId, TopicPartition, View};
+use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, KeyRange, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
+use crate::store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 
 /// How often what goes wrong, each from 0 to 1.
 #[derive(Debug, Clone, Copy)]
@@ -146,9 +146,10 @@ impl ViewStore for FaultyStore {
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> Result<RecordBatch> {
+        at: Offset,
+    ) -> Result<Priors> {
         self.before("deltas").await?;
-        self.inner.deltas(view, segment, marker, groups).await
+        self.inner.deltas(view, segment, marker, groups, at).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {

@@ -13,5 +13,6 @@ pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use faults::{FaultRates, FaultyStore};
 pub use store::{
-    DeltaWrite, KeyRange, Origin, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore, WriteOutcome,
+    DeltaWrite, KeyRange, Origin, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
+    WriteOutcome,
 };

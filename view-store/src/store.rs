@@ -48,6 +48,15 @@ pub struct ViewDeltas {
     pub segments: Vec<(Segment, RecordBatch)>,
 }
 
+/// The states written so far for some groups of one segment.
+#[derive(Debug, Clone)]
+pub struct Priors {
+    /// Shape: the view's `state_schema`. Groups without a state are left out.
+    pub states: RecordBatch,
+    /// One per row of `states`: it holds exactly the group's records of the segment before this offset.
+    pub through: Vec<Offset>,
+}
+
 /// What writing deltas comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOutcome {
@@ -125,8 +134,11 @@ pub enum PublishOutcome {
 ///
 /// 1. **One moment.** `read` returns rows, generation and position of one moment: never a generation with another's
 ///    frontier, never a delta that reaches past the position, never a delta that the frontier covers.
-/// 2. **Deltas never go back.** `write_deltas` changes something only if every view of the write stands exactly at `from`;
-///    then deltas and progress appear together. So a replay or a stale owner changes nothing.
+/// 2. **Deltas never go back.** A delta that reaches less far never takes the place of one that reaches further, and progress
+///    never goes back; so a replay or a stale owner changes nothing. `write_deltas` writes nothing (`Conflict`) when it sees that some
+///    view does not stand exactly at `from`. A backend that looks and writes in one step always sees it. One that cannot (CQL) may
+///    write beside another owner: its deltas reach as far as they say all the same, the progress moves only after
+///    them, and [`ViewStore::deltas`] tells how far each state reaches, so that nobody adds records to a state that has them.
 /// 3. **A generation is visible whole or not at all**, and only by `publish`; its frontier never moves back. A view that a
 ///    new generation leaves out stays at the last one that holds it, with that one's rows and frontier, until `retire` lets go
 ///    of the view altogether.
@@ -150,16 +162,19 @@ pub trait ViewStore: Send + Sync + 'static {
     /// view *stands at* the further of the two, and may be continued from there.
     async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress>;
 
-    /// The states written so far for some groups of a segment. Groups without one are left out.
+    /// The states written so far for some groups of a segment.
     ///
-    /// `groups`: a batch whose first columns are the view's group columns.
+    /// `groups`: a batch whose first columns are the view's group columns. `at`: where the caller takes the view to stand. A state
+    /// whose `through` is at or before `at` is the group's as of `at`; one that reaches past it holds records that the caller has
+    /// not folded yet, and was written by an owner that got further.
     async fn deltas(
         &self,
         view: &Arc<View>,
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> Result<RecordBatch>;
+        at: Offset,
+    ) -> Result<Priors>;
 
     /// Writes deltas and moves the progress, in one step.
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome>;

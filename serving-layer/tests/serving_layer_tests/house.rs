@@ -20,7 +20,7 @@ use serving_layer::{
 use tempfile::TempDir;
 use tokio::sync::watch;
 use view_store::{
-    DeltaWrite, EmbeddedStore, KeyRange, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
+    DeltaWrite, EmbeddedStore, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
     WriteOutcome,
 };
 use views::stored::StateCodec;
@@ -223,8 +223,8 @@ impl House {
                     continue;
                 }
                 let id = SegmentId { partition: partition.clone(), start: segment.start };
-                let before = self.store.deltas(view, &id, segment.marker, &fresh).await.expect("deltas");
-                fold.merge(&before).expect("merge");
+                let before = self.store.deltas(view, &id, segment.marker, &fresh, from.offset).await.expect("deltas");
+                fold.merge(&before.states).expect("merge");
                 fold.merge(&fresh).expect("merge");
                 segments.push((*segment, fold.take_states().expect("states")));
             }
@@ -319,8 +319,9 @@ impl ViewStore for SmallChunks {
         segment: &SegmentId,
         marker: u64,
         groups: &arrow::record_batch::RecordBatch,
-    ) -> view_store::error::Result<arrow::record_batch::RecordBatch> {
-        self.0.deltas(view, segment, marker, groups).await
+        at: Offset,
+    ) -> view_store::error::Result<Priors> {
+        self.0.deltas(view, segment, marker, groups, at).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> view_store::error::Result<WriteOutcome> {

@@ -9,9 +9,12 @@ use rand::Rng;
 use speed_layer::{OnlyCounted, SpeedSettings};
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
-use view_store::{DeltaWrite, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome};
-use views::{Published, SegmentId, TopicPartition, View};
+use view_store::{
+    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+};
+use views::{Offset, Published, SegmentId, TopicPartition, View};
 
+use crate::memory_store::MemoryStore;
 use crate::world::{Topic, World, quick};
 
 #[tokio::test]
@@ -84,8 +87,9 @@ impl ViewStore for Held {
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> Result<RecordBatch, StoreError> {
-        self.store.deltas(view, segment, marker, groups).await
+        at: Offset,
+    ) -> Result<Priors, StoreError> {
+        self.store.deltas(view, segment, marker, groups, at).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome, StoreError> {
@@ -158,4 +162,41 @@ async fn a_shutdown_leaves_nothing_half_written() {
             assert_eq!(world.deltas(&world.view("totals"), &partition), expected);
         }
     }
+}
+
+/// A store of rows apart: nobody is stopped from writing beside another, writes break off in the middle, and deltas are there
+/// before the progress that covers them.
+#[tokio::test]
+async fn owners_that_meet_in_a_store_of_rows_apart_are_exact() {
+    let mut broken_off = 0;
+    for seed in 500..560 {
+        let segment_records = [3, 20, 70, 1000][seed as usize % 4];
+        let mut world = World::new(seed, Topic::of_segments(segment_records)).await;
+        world.store = MemoryStore::apart(world.dice.clone());
+        world.dice.set(if seed % 3 == 0 { 0 } else { world.random.random_range(1..60) });
+        world.append_some(100).await;
+        let owners: Vec<_> = (0..world.random.random_range(1..4))
+            .map(|number| {
+                let settings = SpeedSettings { max_records: world.random.random_range(1..100), ..quick() };
+                let sink = Arc::new(OnlyCounted);
+                world.start_on(world.store.clone(), world.sound_views(), settings, sink, &format!("owner {number}"))
+            })
+            .collect();
+        for _ in 0..3 {
+            world.append_some(60).await;
+            world.settle_all().await;
+        }
+        for layer in owners {
+            broken_off += layer.counters().failures.load(Ordering::Relaxed);
+            layer.shutdown().await;
+        }
+        // Whoever comes last has what the others left behind, half written or not.
+        world.dice.set(0);
+        world.append_some(30).await;
+        let last = world.start(world.sound_views(), quick());
+        world.settle_all().await;
+        last.shutdown().await;
+        world.check();
+    }
+    assert!(broken_off > 100, "the dice were asleep: {broken_off} failures");
 }

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use view_store::{DeltaWrite, KeyRange, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome};
+use view_store::{
+    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+};
 use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 use crate::memory_log::Dice;
@@ -21,7 +23,8 @@ type Place = (Arc<str>, TopicPartition, Offset, u64);
 struct Inside {
     published: Option<Published>,
     progress: BTreeMap<(Arc<str>, TopicPartition), Progress>,
-    deltas: BTreeMap<Place, BTreeMap<OwnedRow, RecordBatch>>,
+    /// Each with how far it reaches.
+    deltas: BTreeMap<Place, BTreeMap<OwnedRow, (Offset, RecordBatch)>>,
     /// How many states each write held.
     writes: Vec<usize>,
 }
@@ -31,11 +34,18 @@ pub struct MemoryStore {
     inside: Mutex<Inside>,
     changed: watch::Sender<u64>,
     dice: Arc<Dice>,
+    /// Whether it looks and writes in different moments, and every state in one of its own, as a store of rows apart does.
+    apart: bool,
 }
 
 impl MemoryStore {
     pub fn new(dice: Arc<Dice>) -> Arc<Self> {
-        Arc::new(Self { inside: Mutex::default(), changed: watch::channel(0).0, dice })
+        Arc::new(Self { inside: Mutex::default(), changed: watch::channel(0).0, dice, apart: false })
+    }
+
+    /// One that promises no more than a backend must: see promise 2 of the port.
+    pub fn apart(dice: Arc<Dice>) -> Arc<Self> {
+        Arc::new(Self { inside: Mutex::default(), changed: watch::channel(0).0, dice, apart: true })
     }
 
     /// Changes after every write.
@@ -62,7 +72,10 @@ impl MemoryStore {
     pub fn all_deltas(&self, view: &View, partition: &TopicPartition) -> BTreeMap<(Offset, u64), Vec<RecordBatch>> {
         let inside = self.inside.lock();
         let own = inside.deltas.iter().filter(|((name, place, ..), _)| *name == view.name && place == partition);
-        own.map(|((_, _, start, marker), rows)| ((*start, *marker), rows.values().cloned().collect())).collect()
+        own.map(|((_, _, start, marker), rows)| {
+            ((*start, *marker), rows.values().map(|(_, row)| row.clone()).collect())
+        })
+        .collect()
     }
 
     fn stands_at(inside: &Inside, view: &View, partition: &TopicPartition) -> Offset {
@@ -71,8 +84,49 @@ impl MemoryStore {
         written.max(own.and_then(|(_, frontier)| frontier.get(partition)).unwrap_or(0))
     }
 
+    fn stands_together(inside: &Inside, write: &DeltaWrite) -> bool {
+        write.views.iter().all(|view| Self::stands_at(inside, &view.view, &write.partition) == write.from)
+    }
+
     fn failing(&self, what: &str) -> Result<(), StoreError> {
         if self.dice.fails() { Err(StoreError::unavailable(what, "the dice say so")) } else { Ok(()) }
+    }
+}
+
+/// One state of a write: its place, its group, how far it reaches.
+type State = (Place, OwnedRow, Offset, RecordBatch);
+
+fn states_of(write: &DeltaWrite) -> Vec<State> {
+    let mut states = Vec::new();
+    for view in &write.views {
+        for (segment, rows) in &view.segments {
+            let cuts = view.segments.iter().map(|(other, _)| other.start).chain([write.to.segment.start]);
+            let through = cuts.filter(|cut| *cut > segment.start).fold(write.to.offset, Offset::min);
+            let place = (view.view.name.clone(), write.partition.clone(), segment.start, segment.marker);
+            let groups = groups(&view.view, rows).into_iter().enumerate();
+            states.extend(groups.map(|(row, group)| (place.clone(), group, through, rows.slice(row, 1))));
+        }
+    }
+    states
+}
+
+impl Inside {
+    /// What reaches further stays.
+    fn put(&mut self, (place, group, through, state): State) {
+        let known = self.deltas.entry(place).or_default();
+        if known.get(&group).is_none_or(|(reaches, _)| *reaches <= through) {
+            known.insert(group, (through, state));
+        }
+    }
+
+    fn move_on(&mut self, write: &DeltaWrite) {
+        for view in &write.views {
+            let progress = self.progress.entry((view.view.name.clone(), write.partition.clone())).or_insert(write.to);
+            if progress.offset <= write.to.offset {
+                *progress = write.to;
+            }
+        }
+        self.writes.push(write.views.iter().flat_map(|view| &view.segments).map(|(_, rows)| rows.num_rows()).sum());
     }
 }
 
@@ -102,39 +156,38 @@ impl ViewStore for MemoryStore {
         segment: &SegmentId,
         marker: u64,
         of: &RecordBatch,
-    ) -> Result<RecordBatch, StoreError> {
+        _at: Offset,
+    ) -> Result<Priors, StoreError> {
         self.failing("deltas")?;
         let inside = self.inside.lock();
         let place = (view.name.clone(), segment.partition.clone(), segment.start, marker);
         let rows = inside.deltas.get(&place);
         let found = groups(view, of).into_iter().filter_map(|group| rows?.get(&group).cloned());
-        let found: Vec<RecordBatch> = found.collect();
-        arrow::compute::concat_batches(&view.state_schema, &found).map_err(|error| StoreError::View(error.into()))
+        let (through, found): (Vec<Offset>, Vec<RecordBatch>) = found.unzip();
+        let states = arrow::compute::concat_batches(&view.state_schema, &found);
+        Ok(Priors { states: states.map_err(|error| StoreError::View(error.into()))?, through })
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome, StoreError> {
         self.failing("writing")?;
-        {
+        assert!(write.to.offset > write.from, "a write moves on");
+        if !self.apart {
             let mut inside = self.inside.lock();
-            assert!(write.to.offset > write.from, "a write moves on");
-            for view in &write.views {
-                if Self::stands_at(&inside, &view.view, &write.partition) != write.from {
-                    return Ok(WriteOutcome::Conflict);
-                }
+            if !Self::stands_together(&inside, &write) {
+                return Ok(WriteOutcome::Conflict);
             }
-            let mut states = 0;
-            for view in write.views {
-                for (segment, rows) in view.segments {
-                    let place = (view.view.name.clone(), write.partition.clone(), segment.start, segment.marker);
-                    let known = inside.deltas.entry(place).or_default();
-                    for (row, group) in groups(&view.view, &rows).into_iter().enumerate() {
-                        known.insert(group, rows.slice(row, 1));
-                        states += 1;
-                    }
-                }
-                inside.progress.insert((view.view.name.clone(), write.partition.clone()), write.to);
+            states_of(&write).into_iter().for_each(|state| inside.put(state));
+            inside.move_on(&write);
+        } else {
+            if !Self::stands_together(&self.inside.lock(), &write) {
+                return Ok(WriteOutcome::Conflict);
             }
-            inside.writes.push(states);
+            for state in states_of(&write) {
+                tokio::task::yield_now().await;
+                self.failing("writing a state")?;
+                self.inside.lock().put(state);
+            }
+            self.inside.lock().move_on(&write);
         }
         self.changed.send_modify(|times| *times += 1);
         // A lost acknowledgement.

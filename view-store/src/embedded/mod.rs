@@ -53,10 +53,12 @@ use futures::stream::{self, BoxStream};
 use parking_lot::{Mutex, RwLock};
 use views::stored::StateCodec;
 use views::view::Fingerprint;
-use views::{Published, SegmentId, TopicPartition, View};
+use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, KeyRange, Progress, PublishOutcome, StateRows, ViewRead, ViewStore, WriteOutcome};
+use crate::store::{
+    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewRead, ViewStore, WriteOutcome,
+};
 use moment::{DeltaSpace, GenerationSpace, Moment, ViewMoment};
 use records::{Pointer, Record, ViewId, WrittenRecord};
 use scan::Scan;
@@ -308,7 +310,8 @@ impl ViewStore for EmbeddedStore {
         segment: &SegmentId,
         marker: u64,
         groups: &RecordBatch,
-    ) -> Result<RecordBatch> {
+        _at: Offset,
+    ) -> Result<Priors> {
         if groups.num_rows() <= INLINE_GROUPS {
             return self.0.deltas(view, segment, marker, groups);
         }
@@ -386,26 +389,29 @@ impl Inner {
         Ok(codec)
     }
 
-    fn deltas(&self, view: &View, segment: &SegmentId, marker: u64, groups: &RecordBatch) -> Result<RecordBatch> {
+    fn deltas(&self, view: &View, segment: &SegmentId, marker: u64, groups: &RecordBatch) -> Result<Priors> {
         let codec = self.codec(view)?;
         let moment = self.moment();
         let state = moment.view(view).filter(|state| state.record.topic == segment.partition.topic);
         let Some(deltas) = state.and_then(|state| state.deltas(marker)) else {
-            return Ok(codec.decode(std::iter::empty())?);
+            return Ok(Priors { states: codec.decode(std::iter::empty())?, through: Vec::new() });
         };
         let wanted = codec.encode_groups(groups)?;
         let mut found: Vec<(usize, Vec<u8>)> = Vec::with_capacity(wanted.len());
+        let mut through = Vec::with_capacity(wanted.len());
         for row in 0..wanted.len() {
             let key = bytes::delta_key(wanted.group(row), segment.partition.partition, segment.start)?;
             let value = moment.snapshot.get(&deltas.keyspace, &key);
             if let Some(value) = value.map_err(|error| failed("reading deltas", error))? {
                 let mut body = bytes::open(&key, &value)?.into_owned();
-                let (_, state) = bytes::split_delta(&body)?;
+                let (reaches, state) = bytes::split_delta(&body)?;
                 body.drain(..state.start);
+                through.push(reaches);
                 found.push((row, body));
             }
         }
-        Ok(codec.decode(found.iter().map(|(row, state)| (wanted.group(*row), state.as_slice())))?)
+        let states = codec.decode(found.iter().map(|(row, state)| (wanted.group(*row), state.as_slice())))?;
+        Ok(Priors { states, through })
     }
 }
 
