@@ -24,7 +24,7 @@ use event_log::{Content, EventLog, FaultyLog, LogError, LogFaults, TopicSpec};
 use futures::StreamExt as _;
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use speed_layer::{SpeedLayer, SpeedSettings};
+use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tidemark::ports::DeadLetters;
 use view_store::{FaultRates, FaultyStore, KeyRange, ViewStore};
 use views::view::Fingerprint;
@@ -254,15 +254,15 @@ impl World {
         let store = Arc::new(Severable::new(running.store.clone()));
         let layer = when_free("the folder of seen ids", || {
             let registry: Arc<dyn SchemaRegistry> = running.faulty_registry.clone();
-            SpeedLayer::start(
-                running.log.clone(),
-                registry.clone(),
-                store.clone(),
-                views.clone(),
-                Arc::new(DeadLetters { log: running.log.clone(), registry }),
-                quick(),
-                folder.clone(),
-            )
+            let parts = SpeedParts {
+                log: running.log.clone(),
+                registry: registry.clone(),
+                store: store.clone(),
+                rejected: Arc::new(DeadLetters { log: running.log.clone(), registry }),
+                dedupe_dir: folder.clone(),
+                owned: Owned::all(),
+            };
+            SpeedLayer::start(parts, views.clone(), quick())
         });
         let layer = layer.await;
         running.speed.insert(owner, (Arc::new(layer), store));

@@ -4,15 +4,18 @@
 //! whole log before it) leaves the slow ones to a *catch-up* task, which hands them back once it is close. So a backfill never
 //! slows the others, and in the long run every event is decoded once.
 //!
+//! Which partitions there are to follow may be said from outside ([`Owned`]): that is how several processes share them. It only
+//! saves work. Two that follow the same partition for a while are exact all the same (see [`crate::flush`]).
+//!
 //! A task is an operating-system thread of its own: decoding and folding are plain computation and must not keep the
 //! runtime's threads from their other work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use event_log::EventLog;
@@ -40,7 +43,53 @@ pub struct SpeedLayer {
     partitions: Arc<Partitions>,
 }
 
+/// What a speed layer is plugged together from.
+pub struct SpeedParts {
+    /// What it follows.
+    pub log: Arc<dyn EventLog>,
+    /// The schemas of the events.
+    pub registry: Arc<dyn SchemaRegistry>,
+    /// Where deltas go.
+    pub store: Arc<dyn ViewStore>,
+    /// Where events go that cannot be decoded.
+    pub rejected: Arc<dyn RejectedSink>,
+    /// A local folder of this process alone, for the ids of seen events. What is in it can be lost.
+    pub dedupe_dir: PathBuf,
+    /// Which partitions it follows.
+    pub owned: Owned,
+}
+
 type Partitions = Mutex<BTreeMap<TopicPartition, Arc<Partition>>>;
+
+/// Which partitions a layer follows: all of them, or those that are named, which may change at any time.
+#[derive(Debug, Clone, Default)]
+pub struct Owned(Option<watch::Receiver<BTreeSet<TopicPartition>>>);
+
+impl Owned {
+    /// All there are.
+    pub fn all() -> Self {
+        Self(None)
+    }
+
+    /// Those that are named. When the sender is gone, the last ones stay.
+    pub fn named(partitions: watch::Receiver<BTreeSet<TopicPartition>>) -> Self {
+        Self(Some(partitions))
+    }
+
+    fn holds(&self, partition: &TopicPartition) -> bool {
+        self.0.as_ref().is_none_or(|owned| owned.borrow().contains(partition))
+    }
+
+    async fn changed(&mut self) {
+        let is_gone = match &mut self.0 {
+            Some(owned) => owned.changed().await.is_err(),
+            None => true,
+        };
+        if is_gone {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// Held by whatever runs: the layer has ended when all of them are gone.
 pub(crate) type Alive = mpsc::Sender<Infallible>;
@@ -67,6 +116,8 @@ pub(crate) struct Partition {
     pub place: TopicPartition,
     pub source: Arc<Source>,
     pub shared: Arc<Shared>,
+    /// Tells its tasks to end, when it is no longer to be followed.
+    leave: watch::Sender<bool>,
     /// The lasting index of seen event ids.
     pub seen: Option<Arc<Mutex<SeenIds>>>,
     /// Tells passing indexes apart.
@@ -85,20 +136,12 @@ pub(crate) struct Partition {
 impl SpeedLayer {
     /// Starts following every topic that a view reads. Must be called inside a tokio runtime, which must outlive the layer.
     ///
-    /// `dedupe_dir`: a local folder of this process alone, for the ids of seen events. What is in it can be lost.
-    ///
     /// # Errors
     ///
-    /// When the folder cannot be used. Failures of the log and the store are no reason not to start: tasks try again.
-    pub fn start(
-        log: Arc<dyn EventLog>,
-        registry: Arc<dyn SchemaRegistry>,
-        store: Arc<dyn ViewStore>,
-        views: Vec<Arc<View>>,
-        rejected: Arc<dyn RejectedSink>,
-        settings: SpeedSettings,
-        dedupe_dir: PathBuf,
-    ) -> Result<Self> {
+    /// When the folder for seen ids cannot be used. Failures of the log and the store are no reason not to start: tasks try
+    /// again.
+    pub fn start(parts: SpeedParts, views: Vec<Arc<View>>, settings: SpeedSettings) -> Result<Self> {
+        let SpeedParts { log, registry, store, rejected, dedupe_dir, owned } = parts;
         let recognises_ids = views.iter().any(|view| view.source.event_id.is_some());
         let seen = if recognises_ids { Some(open_database(&dedupe_dir)?) } else { None };
         let (stop, stopped) = watch::channel(false);
@@ -117,7 +160,7 @@ impl SpeedLayer {
             tasks: AtomicUsize::new(0),
         });
         let partitions = Arc::<Partitions>::default();
-        shared.runtime.spawn(discover(alive, shared.clone(), partitions.clone(), by_source(views)));
+        shared.runtime.spawn(discover(alive, shared.clone(), partitions.clone(), by_source(views), owned));
         Ok(Self { shared, stop, ended: ended.into(), partitions })
     }
 
@@ -178,7 +221,7 @@ fn by_source(views: Vec<Arc<View>>) -> Vec<(Arc<Source>, Vec<Arc<View>>)> {
     sources.into_values().collect()
 }
 
-/// Starts a head task for every partition there is, and for those that are added later.
+/// Starts a head task for every partition there is to follow, and for those that come later; lets go of those that go.
 ///
 /// `alive` comes first, so that it goes last: after whatever else is held here.
 async fn discover(
@@ -186,20 +229,40 @@ async fn discover(
     shared: Arc<Shared>,
     partitions: Arc<Partitions>,
     sources: Vec<(Arc<Source>, Vec<Arc<View>>)>,
+    mut owned: Owned,
 ) {
     let mut stop = shared.stop.clone();
+    // Left, but their tasks may still be finishing a micro-batch.
+    let mut leaving: BTreeMap<TopicPartition, Weak<Partition>> = BTreeMap::new();
     loop {
+        leave_partitions(&partitions, &owned, &mut leaving);
+        leaving.retain(|_, partition| partition.strong_count() > 0);
         let mut wait = shared.settings.discover_interval;
+        let soon = shared.settings.retry_first.max(Duration::from_millis(1));
         for (source, views) in &sources {
-            if let Err(error) = start_partitions(&shared, &partitions, source, views, &alive).await {
+            let is_free = |place: &TopicPartition| owned.holds(place) && !leaving.contains_key(place);
+            if let Err(error) = start_partitions(&shared, &partitions, source, views, &alive, is_free).await {
                 tracing::warn!(topic = %source.name, %error, "looking for partitions");
-                wait = shared.settings.retry_first.max(Duration::from_millis(1));
+                wait = soon;
             }
+        }
+        if leaving.keys().any(|place| owned.holds(place)) {
+            wait = soon;
         }
         tokio::select! {
             () = stopped(&mut stop) => return,
+            () = owned.changed() => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Tells the tasks of partitions that are not to be followed any more to end, once they have written what they hold.
+fn leave_partitions(partitions: &Partitions, owned: &Owned, leaving: &mut BTreeMap<TopicPartition, Weak<Partition>>) {
+    for (place, partition) in partitions.lock().extract_if(.., |place, _| !owned.holds(place)) {
+        tracing::info!(partition = %place, "another process follows it from now on");
+        partition.leave.send_replace(true);
+        leaving.insert(place, Arc::downgrade(&partition));
     }
 }
 
@@ -209,11 +272,12 @@ async fn start_partitions(
     source: &Arc<Source>,
     views: &[Arc<View>],
     alive: &Alive,
+    is_free: impl Fn(&TopicPartition) -> bool,
 ) -> Result<()> {
     let bounds = shared.log.bounds(&source.name).await?;
     for (number, kept) in (0..).zip(&bounds) {
         let place = TopicPartition::new(source.name.clone(), number);
-        if partitions.lock().contains_key(&place) {
+        if partitions.lock().contains_key(&place) || !is_free(&place) {
             continue;
         }
         let partition = Arc::new(Partition::new(shared, source, place.clone())?);
@@ -224,8 +288,28 @@ async fn start_partitions(
     Ok(())
 }
 
+/// Tells a task when to end: with the whole layer, or because its partition is left.
+#[derive(Clone)]
+pub(crate) struct Stop {
+    layer: watch::Receiver<bool>,
+    partition: watch::Receiver<bool>,
+}
+
+impl Stop {
+    pub fn is_said(&self) -> bool {
+        *self.layer.borrow() || *self.partition.borrow()
+    }
+
+    pub async fn said(&mut self) {
+        tokio::select! {
+            () = stopped(&mut self.layer) => {}
+            () = stopped(&mut self.partition) => {}
+        }
+    }
+}
+
 /// Returns when the layer is to stop.
-pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that the handle is gone, which is to stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -249,6 +333,7 @@ impl Partition {
         Ok(Self {
             source: source.clone(),
             shared: shared.clone(),
+            leave: watch::channel(false).0,
             seen,
             lanes: AtomicU64::new(0),
             head: AtomicU64::new(Offset::MAX),
@@ -258,6 +343,10 @@ impl Partition {
             status: Mutex::new(PartitionStatus::new(place.clone())),
             place,
         })
+    }
+
+    pub fn stop(&self) -> Stop {
+        Stop { layer: self.shared.stop.clone(), partition: self.leave.subscribe() }
     }
 
     pub fn stands_at(&self, view: &Arc<str>, position: Offset) {
@@ -303,9 +392,9 @@ impl Task {
             // A panic is a bug of ours or of a decoder. The task starts again and says so: silence would be worse.
             while let Err(panic) = catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&alive)))) {
                 partition.went_wrong(&format!("panicked: {}", panic_message(panic.as_ref())));
-                let mut stop = partition.shared.stop.clone();
+                let mut stop = partition.stop();
                 let wait = partition.shared.settings.retry_most;
-                let stopping = runtime.block_on(async { tokio::time::timeout(wait, stopped(&mut stop)).await.is_ok() });
+                let stopping = runtime.block_on(async { tokio::time::timeout(wait, stop.said()).await.is_ok() });
                 if stopping {
                     return;
                 }

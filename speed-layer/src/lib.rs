@@ -17,7 +17,7 @@ mod stand;
 mod status;
 
 pub use error::SpeedError;
-pub use layer::SpeedLayer;
+pub use layer::{Owned, SpeedLayer, SpeedParts};
 pub use rejected::{OnlyCounted, RejectedEvent, RejectedSink};
 pub use settings::SpeedSettings;
 pub use status::{Counters, Failure, PartitionStatus, ViewStatus};

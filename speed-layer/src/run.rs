@@ -21,14 +21,13 @@ use arrow::compute::filter_record_batch;
 use event_log::decode::EventDecoder;
 use event_log::{ReadLimit, Record};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use views::{Offset, Source, View};
 
 use crate::cuts::lay_out;
 use crate::dedupe::{SeenIds, prepare};
 use crate::error::{Result, SpeedError};
 use crate::flush::{Flushed, flush};
-use crate::layer::{Alive, Partition, stopped};
+use crate::layer::{Alive, Partition, Stop};
 use crate::micro_batch::MicroBatch;
 use crate::rejected::RejectedEvent;
 use crate::stand::{Standing, stand};
@@ -45,7 +44,7 @@ pub(crate) struct Task {
     head: bool,
     /// Where the next micro-batch is to end, when a delta that somebody wrote ends there (see [`crate::flush`]).
     until: Option<Offset>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
     failures: u32,
 }
 
@@ -76,13 +75,13 @@ struct Reader {
 
 impl Task {
     pub fn new(partition: Arc<Partition>, views: Vec<Arc<View>>, head: bool) -> Self {
-        let stop = partition.shared.stop.clone();
+        let stop = partition.stop();
         Self { partition, views, head, until: None, stop, failures: 0 }
     }
 
     /// Runs until the layer stops or another task has the views.
     pub async fn run(&mut self, alive: &Alive) {
-        while !*self.stop.borrow() {
+        while !self.stop.is_said() {
             match self.follow(alive).await {
                 Ok(Pause::StandAgain) => {}
                 Ok(Pause::End) => return,
@@ -116,7 +115,7 @@ impl Task {
         let mut stop = self.stop.clone();
         self.until = self.until.filter(|until| *until > batch.position);
         tokio::select! {
-            () = stopped(&mut stop) => return Ok(Pause::End),
+            () = stop.said() => return Ok(Pause::End),
             prepared = reader.prepare(&partition, batch.position, self.head) => prepared?,
         }
 
@@ -130,7 +129,7 @@ impl Task {
             }
             let step = tokio::select! {
                 biased;
-                () = stopped(&mut stop) => Step::Pause(Pause::End),
+                () = stop.said() => Step::Pause(Pause::End),
                 () = partition.came.notified(), if self.head => Step::Pause(Pause::StandAgain),
                 read = self.read_and_fold(&mut reader, &mut batch, last_write) => Step::Read(read),
             };
@@ -280,7 +279,7 @@ impl Task {
         self.partition.head.store(0, Ordering::Relaxed);
         let mut stop = self.stop.clone();
         tokio::select! {
-            () = stopped(&mut stop) => Pause::End,
+            () = stop.said() => Pause::End,
             () = self.partition.came.notified() => Pause::StandAgain,
         }
     }
@@ -292,7 +291,7 @@ impl Task {
         self.failures += 1;
         let mut stop = self.stop.clone();
         tokio::select! {
-            () = stopped(&mut stop) => {}
+            () = stop.said() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

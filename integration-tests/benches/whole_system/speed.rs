@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow_avro::reader::ReaderBuilder;
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use event_log::{Content, ReadLimit};
-use speed_layer::{OnlyCounted, SpeedLayer, SpeedSettings};
+use speed_layer::{OnlyCounted, Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tempfile::TempDir;
 use view_store::{EmbeddedOptions, EmbeddedStore};
 use views::{Offset, View};
@@ -128,15 +128,15 @@ async fn fold(clickstream: &Clickstream, views: &[Arc<View>], ends: &[Offset]) -
     let store = EmbeddedStore::open(&folder.path().join("views"), options).expect("a view store");
     let settings = SpeedSettings { memory: 256 << 20, ..SpeedSettings::default() };
     let watch = Stopwatch::start();
-    let layer = SpeedLayer::start(
-        clickstream.log.clone(),
-        clickstream.registry.clone(),
-        Arc::new(store),
-        views.to_vec(),
-        Arc::new(OnlyCounted),
-        settings,
-        folder.path().join("dedupe"),
-    );
+    let parts = SpeedParts {
+        log: clickstream.log.clone(),
+        registry: clickstream.registry.clone(),
+        store: Arc::new(store),
+        rejected: Arc::new(OnlyCounted),
+        dedupe_dir: folder.path().join("dedupe"),
+        owned: Owned::all(),
+    };
+    let layer = SpeedLayer::start(parts, views.to_vec(), settings);
     let layer = layer.expect("a speed layer");
     let mut written = layer.written();
     let is_done = || {

@@ -7,7 +7,7 @@ use event_log::{Content, EmbeddedLog, EmbeddedOptions, EventLog, FaultyLog, LogF
 use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use speed_layer::{OnlyCounted, SpeedLayer};
+use speed_layer::{OnlyCounted, Owned, SpeedLayer, SpeedParts};
 use tempfile::TempDir;
 use view_store::{EmbeddedStore, FaultRates, FaultyStore, KeyRange, Origin, ViewStore};
 use views::{Application, Offset, TopicPartition, View};
@@ -85,9 +85,15 @@ async fn exact_on_disk_with_faults_and_restarts() {
             let faulty_log = Arc::new(FaultyLog::new(log.clone(), seed + round, LogFaults::SOME));
             let faulty_store = Arc::new(FaultyStore::new(store.clone(), seed + round, FaultRates::one_in(20)));
             let start = |name: &str| {
-                let (log, store) = (faulty_log.clone(), faulty_store.clone());
-                let (registry, views) = (Arc::new(OneSchema(SCHEMA.into())), views.clone());
-                SpeedLayer::start(log, registry, store, views, Arc::new(OnlyCounted), quick(), folder.path().join(name))
+                let parts = SpeedParts {
+                    log: faulty_log.clone(),
+                    registry: Arc::new(OneSchema(SCHEMA.into())),
+                    store: faulty_store.clone(),
+                    rejected: Arc::new(OnlyCounted),
+                    dedupe_dir: folder.path().join(name),
+                    owned: Owned::all(),
+                };
+                SpeedLayer::start(parts, views.clone(), quick())
             };
             let (one, two) = (start("one").expect("a start"), start("two").expect("a start"));
             append_some(&log, &mut random).await;

@@ -1,13 +1,16 @@
 //! Failing logs and stores, lost acknowledgements, several owners: the deltas stay exact.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use event_log::Content;
 use futures::stream::BoxStream;
 use rand::Rng;
-use speed_layer::{OnlyCounted, SpeedSettings};
-use std::sync::atomic::Ordering;
+use speed_layer::{OnlyCounted, Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::sync::watch;
 use view_store::{
     DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
@@ -199,4 +202,72 @@ async fn owners_that_meet_in_a_store_of_rows_apart_are_exact() {
         world.check();
     }
     assert!(broken_off > 100, "the dice were asleep: {broken_off} failures");
+}
+
+/// Processes share the partitions, and who has which changes all the time.
+#[tokio::test]
+async fn partitions_that_change_hands_are_exact() {
+    for seed in 600..620 {
+        let window = (seed % 2 == 0).then(|| Duration::from_millis(50));
+        let mut world = World::new(seed, Topic { partitions: 3, segment_records: 40, window }).await;
+        world.store = MemoryStore::apart(world.dice.clone());
+        world.dice.set(if seed % 3 == 0 { 0 } else { 20 });
+        let partitions: Vec<_> = world.partitions().collect();
+        let (owned, owners): (Vec<_>, Vec<_>) = (0..2)
+            .map(|number| {
+                let owned = watch::channel(BTreeSet::new()).0;
+                let parts = SpeedParts {
+                    owned: Owned::named(owned.subscribe()),
+                    ..world.parts(world.store.clone(), &format!("owner {number}"))
+                };
+                (owned, SpeedLayer::start(parts, world.sound_views(), quick()).expect("a start"))
+            })
+            .unzip();
+        for _ in 0..6 {
+            let mut sets = [BTreeSet::new(), BTreeSet::new()];
+            for partition in &partitions {
+                sets[world.random.random_range(0..2)].insert(partition.clone());
+            }
+            for (owned, set) in owned.iter().zip(sets) {
+                owned.send_replace(set);
+            }
+            world.append_some(60).await;
+            if world.random.random_range(0..2) == 0 {
+                world.settle_all().await;
+            }
+        }
+        world.settle_all().await;
+        for layer in &owners {
+            layer.stop().await;
+        }
+        world.check();
+    }
+}
+
+/// What a process does not own it does not touch.
+#[tokio::test]
+async fn a_partition_that_is_not_owned_is_left_alone() {
+    let mut world = World::new(700, Topic { partitions: 2, segment_records: 40, window: None }).await;
+    world.append_some(60).await;
+    let [mine, other] = [0, 1].map(|number| TopicPartition::new("clicks", number));
+    world.append(&mine, vec![Content::Marker(1)]).await;
+    world.append(&other, vec![Content::Marker(1)]).await;
+    let owned = watch::channel(BTreeSet::from([mine.clone()])).0;
+    let parts = SpeedParts { owned: Owned::named(owned.subscribe()), ..world.parts(world.store.clone(), "one") };
+    let layer = SpeedLayer::start(parts, world.sound_views(), quick()).expect("a start");
+    let mut changed = world.store.changed();
+    let totals = world.view("totals");
+    let end = |partition: &TopicPartition| world.log.records(partition).len() as Offset;
+    while world.store.written_progress(&totals, &mine).offset < end(&mine) {
+        changed.changed().await.expect("the store is there");
+    }
+    assert_eq!(world.store.written_progress(&totals, &other), Progress::START);
+    assert_eq!(layer.status().len(), 1);
+    owned.send_replace(BTreeSet::from([other.clone()]));
+    while world.store.written_progress(&totals, &other).offset < end(&other) {
+        changed.changed().await.expect("the store is there");
+    }
+    assert_eq!(layer.status().iter().map(|status| &status.partition).collect::<Vec<_>>(), [&other]);
+    layer.shutdown().await;
+    world.check();
 }

@@ -11,7 +11,7 @@ use arrow::datatypes::DataType;
 use event_log::{Content, EventLog, TopicSpec};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use speed_layer::{OnlyCounted, RejectedSink, SpeedLayer, SpeedSettings};
+use speed_layer::{OnlyCounted, Owned, RejectedSink, SpeedLayer, SpeedParts, SpeedSettings};
 use tempfile::TempDir;
 use view_store::ViewStore;
 use views::{Application, ApplicationFile, Fold, Offset, TopicPartition, View};
@@ -108,9 +108,20 @@ impl World {
         rejected: Arc<dyn RejectedSink>,
         name: &str,
     ) -> SpeedLayer {
-        let registry = Arc::new(OneSchema(SCHEMA.into()));
-        let dedupe_dir = self.dedupe_dir(name);
-        SpeedLayer::start(self.log.clone(), registry, store, views, rejected, settings, dedupe_dir).expect("a start")
+        let parts = SpeedParts { rejected, ..self.parts(store, name) };
+        SpeedLayer::start(parts, views, settings).expect("a start")
+    }
+
+    /// What a layer is made of that follows everything.
+    pub fn parts(&self, store: Arc<dyn ViewStore>, name: &str) -> SpeedParts {
+        SpeedParts {
+            log: self.log.clone(),
+            registry: Arc::new(OneSchema(SCHEMA.into())),
+            store,
+            rejected: Arc::new(OnlyCounted),
+            dedupe_dir: self.dedupe_dir(name),
+            owned: Owned::all(),
+        }
     }
 
     pub fn dedupe_dir(&self, name: &str) -> PathBuf {
