@@ -70,6 +70,8 @@ pub struct ServeSettings {
     pub shutdown_timeout: Duration,
     /// What one lookup may cost.
     pub lookup: LookupLimits,
+    /// Whether it is ready only when the speed layer has folded what was in the log at the start.
+    pub waits_for_deltas: bool,
 }
 
 impl Default for ServeSettings {
@@ -86,6 +88,7 @@ impl Default for ServeSettings {
             keep_alive: Duration::from_secs(75),
             shutdown_timeout: Duration::from_secs(30),
             lookup: LookupLimits::default(),
+            waits_for_deltas: true,
         }
     }
 }
@@ -170,7 +173,7 @@ impl Serving {
     /// What keeps the speed layer from having folded everything that was in the log when the server started.
     /// Once caught up, always caught up: lag later is lag, not a reason to take the server out.
     pub fn behind_start(&self) -> Option<String> {
-        if self.caught_up.load(Ordering::Relaxed) {
+        if !self.settings.waits_for_deltas || self.caught_up.load(Ordering::Relaxed) {
             return None;
         }
         for (partition, end) in &self.ends_at_start {

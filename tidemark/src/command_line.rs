@@ -14,8 +14,9 @@ use crate::failure::{Context as _, Failure, Result};
 use crate::input::Format;
 use crate::load::Load;
 use crate::query::Query;
+use crate::role::Role;
 use crate::settings::{Effective, Places};
-use crate::{batch, check, run, verify};
+use crate::{backends, batch, check, run, verify};
 
 /// Live views of an event log, kept by two layers and answered as one.
 #[derive(Debug, Parser)]
@@ -140,14 +141,22 @@ Examples:
     /// Ad-hoc SQL over views and topics
     #[command(hide = true)]
     Sql(Later),
-    /// Start a batch run, or (later) be the batch layer of a cluster
-    #[command(after_help = "\
+    /// Start a batch run; or, without `run`, be the batch layer of a cluster
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Without `run` it makes a generation every `batch.every`, and whenever it is asked to over HTTP.
+
 Examples:
   tidemark batch run
-  tidemark batch run --full       recompute every view from the first event, even if nothing is new")]
+  tidemark batch run --full       recompute every view from the first event, even if nothing is new
+  tidemark batch --app schemas/clickstream --config cluster.toml --listen 0.0.0.0:8083"
+    )]
     Batch {
         #[command(subcommand)]
         command: Option<BatchCommand>,
+        #[command(flatten)]
+        role: RoleArgs,
     },
     /// Recompute views from the log and compare with what is served; exit 1 on any difference
     #[command(after_help = "\
@@ -190,15 +199,66 @@ Examples:
         #[arg(long)]
         default: bool,
     },
-    /// The speed layer of a cluster
-    #[command(hide = true)]
-    Speed(Later),
-    /// The serving layer of a cluster
-    #[command(hide = true)]
-    Serve(Later),
-    /// The archiver of a cluster
-    #[command(hide = true)]
-    Archive(Later),
+    /// Be the speed layer of a cluster: follow some partitions, shared with others of the same role
+    #[command(after_help = ROLES)]
+    Speed(RoleArgs),
+    /// Be the serving layer of a cluster: take events, answer questions
+    #[command(after_help = ROLES)]
+    Serve(RoleArgs),
+    /// Be the archiver of a cluster: lay sealed segments down in object storage
+    #[command(after_help = ROLES)]
+    Archive(RoleArgs),
+    /// The tables of the view store
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+}
+
+/// What is the same for every role.
+const ROLES: &str = "\
+The processes of a cluster share their parts: Kafka (log.kind), a schema registry (registry.url), object storage (archive.url) \
+and a CQL store (store.kind). Any number of each role may run, and any of them may die at any time. Each answers /healthz, \
+/readyz, /metrics and /v1/status where it listens, and keeps what it can lose in a data folder of its own.
+
+Examples:
+  tidemark serve --app schemas/clickstream --config cluster.toml
+  tidemark speed --app schemas/clickstream --config cluster.toml --listen 127.0.0.1:8081 --data ./speed
+  tidemark archive --app schemas/clickstream --config cluster.toml --listen 127.0.0.1:8082 --data ./archiver
+  tidemark batch --app schemas/clickstream --config cluster.toml --listen 127.0.0.1:8083 --data ./batch";
+
+/// Arguments of a role.
+#[derive(Debug, Args)]
+struct RoleArgs {
+    #[command(flatten)]
+    places: SettingsArgs,
+    /// The application folder: *.avsc, *.sql, tidemark.toml
+    #[arg(long, value_name = "DIR")]
+    app: Option<PathBuf>,
+}
+
+impl RoleArgs {
+    async fn run(self, role: Role) -> Result {
+        let app = self.app.ok_or_else(|| Failure::usage(format!("tidemark {}: --app DIR is missing", role.name())))?;
+        let folder = Folder::read(&app)?;
+        let effective = self.places.effective(Some(&folder))?;
+        run::until_signal(&folder, effective.settings, role).await
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Make the keyspace and the tables; harmless when they are there
+    #[command(after_help = "\
+Examples:
+  tidemark store init --app schemas/clickstream --config cluster.toml")]
+    Init {
+        #[command(flatten)]
+        places: SettingsArgs,
+        /// The application folder whose tidemark.toml is to be read
+        #[arg(long, value_name = "DIR")]
+        app: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -303,7 +363,7 @@ impl Command {
             Self::Run { places, app } => {
                 let folder = Folder::read(&app)?;
                 let effective = places.effective(Some(&folder))?;
-                run::until_signal(&folder, effective.settings).await
+                run::until_signal(&folder, effective.settings, Role::Everything).await
             }
             Self::Demo { places, app, log, rate, seed } => {
                 let folder = match &app {
@@ -331,7 +391,7 @@ impl Command {
                 Err(Failure::new(format!("rejected:\n{}{more}", loaded.shown.join("\n"))))
             }
             Self::Query { query, server } => query.run(&Client::new(&server.server)).await,
-            Self::Batch { command: Some(BatchCommand::Run { full, server }) } => {
+            Self::Batch { command: Some(BatchCommand::Run { full, server }), .. } => {
                 batch::run(&Client::new(&server.server), full).await
             }
             Self::Verify { view, json, server } => {
@@ -348,10 +408,14 @@ impl Command {
                 Ok(())
             }
             Self::Sql(_) => later("sql"),
-            Self::Batch { command: None } => later("batch (without `run`)"),
-            Self::Speed(_) => later("speed"),
-            Self::Serve(_) => later("serve"),
-            Self::Archive(_) => later("archive"),
+            Self::Batch { command: None, role } => role.run(Role::Batch).await,
+            Self::Speed(role) => role.run(Role::Speed).await,
+            Self::Serve(role) => role.run(Role::Serve).await,
+            Self::Archive(role) => role.run(Role::Archive).await,
+            Self::Store { command: StoreCommand::Init { places, app } } => {
+                let folder = app.as_deref().map(Folder::read).transpose()?;
+                backends::init_store(&places.effective(folder.as_ref())?.settings).await
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::generator::{Clicks, Traffic};
 use crate::input::Format;
 use crate::load::Load;
+use crate::role::Role;
 use crate::run::{Running, Signals};
 use crate::settings::Settings;
 use crate::units::Schedule;
@@ -55,7 +56,7 @@ impl Demo {
             )));
         }
         let signals = Signals::listen()?;
-        let running = Running::start(folder, settings).await?;
+        let running = Running::start(folder, settings, Role::Everything).await?;
         let url = running.url();
         print(running.ready_line());
         let client = Client::new(&url);

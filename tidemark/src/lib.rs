@@ -1,14 +1,16 @@
 //! The one binary: settings, wiring, subcommands.
 //!
-//! [`command_line`] is what users type; [`run`] plugs all layers together in one process. The other commands talk to that
+//! [`command_line`] is what users type; [`run`] plugs the layers of a process together. The other commands talk to that
 //! process over HTTP, by [`client`]. [`generator`] makes up traffic for the demo, tests and benches.
 
 pub mod application;
+pub mod backends;
 pub mod batch;
 pub mod check;
 pub mod client;
 pub mod command_line;
 pub mod demo;
+pub mod elsewhere;
 pub mod failure;
 pub mod generator;
 pub mod input;
@@ -16,6 +18,7 @@ pub mod load;
 pub mod metrics;
 pub mod ports;
 pub mod query;
+pub mod role;
 pub mod run;
 pub mod settings;
 pub mod table;

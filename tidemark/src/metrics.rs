@@ -14,22 +14,28 @@ use view_store::embedded::EmbeddedStore;
 
 use crate::failure::{Context as _, Result};
 
-/// Registers the numbers of all layers. They hold no layer back from stopping.
+/// Registers the numbers of the layers that this process runs. They hold no layer back from stopping.
 ///
 /// # Errors
 ///
 /// When a name is taken.
 pub fn register(
     registry: &Registry,
-    speed: &Arc<SpeedLayer>,
-    archiver: &Arc<Archiver>,
-    store: EmbeddedStore,
+    speed: Option<&Arc<SpeedLayer>>,
+    archiver: Option<&Arc<Archiver>>,
+    store: Option<EmbeddedStore>,
 ) -> Result {
-    let speed = SpeedNumbers::new(Arc::downgrade(speed)).context("metrics")?;
-    let archiver = ArchiverNumbers::new(Arc::downgrade(archiver)).context("metrics")?;
-    let store = StoreNumbers::new(store).context("metrics")?;
-    let boxed: [Box<dyn Collector>; 3] = [Box::new(speed), Box::new(archiver), Box::new(store)];
-    boxed.into_iter().try_for_each(|numbers| registry.register(numbers)).context("metrics")
+    let mut collectors: Vec<Box<dyn Collector>> = Vec::new();
+    if let Some(speed) = speed {
+        collectors.push(Box::new(SpeedNumbers::new(Arc::downgrade(speed)).context("metrics")?));
+    }
+    if let Some(archiver) = archiver {
+        collectors.push(Box::new(ArchiverNumbers::new(Arc::downgrade(archiver)).context("metrics")?));
+    }
+    if let Some(store) = store {
+        collectors.push(Box::new(StoreNumbers::new(store).context("metrics")?));
+    }
+    collectors.into_iter().try_for_each(|numbers| registry.register(numbers)).context("metrics")
 }
 
 type Field = fn(&Counters) -> &AtomicU64;

@@ -1,4 +1,4 @@
-//! All layers in one process: the only place where they are plugged together.
+//! The layers of a process, plugged together: all of them, or those of its role.
 //!
 //! ```text
 //! DATA/log       the event log             DATA/views    the view store
@@ -13,32 +13,37 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use batch_layer::{BatchLayer, BatchTimer};
+use batch_layer::{BatchLayer, BatchTimer, PolledArchive, SealedUpTo};
 use event_log::archive::Archive;
 use event_log::archiver::{Archiver, ArchiverOptions};
 use event_log::dead_letter;
-use event_log::durable_files::DurableFiles;
-use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
+use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
-use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, LogError, TopicSpec};
-use serving_layer::{Parts, RunningServer, ServeSettings, Server, StartError};
-use speed_layer::{SpeedLayer, SpeedSettings};
+use event_log::{EventLog, TopicSpec};
+use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
+use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
+use view_store::ViewStore;
 use view_store::embedded::EmbeddedStore;
-use view_store::{StoreError, ViewStore};
 use views::{Application, TopicPartition};
 
 use crate::application::Folder;
+use crate::backends::{Backends, must_be_shared};
 use crate::command_line::print;
+use crate::elsewhere::{ArchiveElsewhere, SpeedElsewhere};
 use crate::failure::{Context as _, Failure, Result};
 use crate::metrics;
 use crate::ports::{Auditor, DeadLetters, RunWatch, Runs, Sealing, Speed};
+use crate::role::Role;
 use crate::settings::Settings;
 use crate::units::Schedule;
 use crate::watched_log::WatchedLog;
 
 /// How long a batch run under way may go on when the process is to stop.
 const BATCH_GRACE: Duration = Duration::from_secs(2);
+
+/// How often to look whether the archiver of another process has sealed what a batch run waits for.
+const LOOK_AT_ARCHIVE: Duration = Duration::from_millis(200);
 
 /// How often to look whether everything must be opened again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,12 +61,13 @@ pub struct Running {
     watch: Arc<RunWatch>,
     runs: Arc<Runs>,
     timer: Option<BatchTimer>,
-    speed: Arc<SpeedLayer>,
-    archiver: Arc<Archiver>,
+    speed: Option<Arc<SpeedLayer>>,
+    archiver: Option<Arc<Archiver>>,
     application: Arc<Application>,
     log: Arc<dyn EventLog>,
     store: Arc<dyn ViewStore>,
-    embedded: EmbeddedStore,
+    embedded: Option<EmbeddedStore>,
+    role: Role,
     data: std::path::PathBuf,
 }
 
@@ -71,75 +77,64 @@ impl Running {
     /// # Errors
     ///
     /// Whatever keeps a part from starting: a definition, the disk, another process with the same data.
-    pub async fn start(folder: &Folder, settings: Settings) -> Result<Self> {
-        settings.supported().map_err(Failure::usage)?;
+    pub async fn start(folder: &Folder, settings: Settings, role: Role) -> Result<Self> {
         let application = Arc::new(folder.compile()?);
-        let data = &settings.data;
         // Found out before anything is opened; the server itself comes last.
         drop(
             std::net::TcpListener::bind(&settings.serve.listen)
                 .map_err(|source| not_served(StartError::Listen { address: settings.serve.listen.clone(), source }))?,
         );
-        std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
-
-        let local = EmbeddedOptions {
-            fsync: settings.log.fsync,
-            file_bytes: settings.log.file_bytes.0,
-            ..EmbeddedOptions::default()
-        };
-        let local: Arc<dyn EventLog> =
-            Arc::new(EmbeddedLog::open(data.join("log"), local).map_err(|error| not_opened(data, &error))?);
-        let registry: Arc<dyn SchemaRegistry> =
-            Arc::new(EmbeddedRegistry::open(data.join("registry")).context("schemas")?);
+        if role != Role::Everything {
+            must_be_shared(&settings, role.name())?;
+        }
+        let backends = Backends::open(&settings).await?;
+        let Backends { log: local, registry, archive, store, embedded_store: embedded } = backends;
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application).await?;
-        let archive = Arc::new(open_archive(&settings.archive_dir())?);
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
         let log: Arc<dyn EventLog> = watched.clone();
-        let embedded = open_store(&data.join("views"), settings.store.cache.0)?;
-        let store: Arc<dyn ViewStore> = Arc::new(embedded.clone());
-        refuse_lost_end(local.as_ref(), store.as_ref(), &application, data).await?;
+        refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings.data).await?;
 
-        let sources = &application.sources;
-        let archiver = Arc::new(Archiver::start(
-            local,
-            archive.clone(),
-            registry.clone(),
-            topics,
-            ArchiverOptions {
-                retention: sources.iter().map(|source| (source.name.to_string(), source.retention)).collect(),
-                ..ArchiverOptions::default()
-            },
-        ));
-        let speed = SpeedLayer::start(
-            log.clone(),
-            registry.clone(),
-            store.clone(),
-            application.views.clone(),
-            Arc::new(DeadLetters { log: log.clone(), registry: registry.clone() }),
-            SpeedSettings {
-                flush_interval: settings.speed.flush_interval.0,
-                memory: settings.speed.memory.bytes(),
-                ..SpeedSettings::default()
-            },
-            data.join("dedupe"),
-        );
-        let speed = Arc::new(speed.context("speed layer")?);
+        let archiver = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
+        let speed = match role.keeps_deltas() {
+            true => {
+                let parts = SpeedParts {
+                    log: log.clone(),
+                    registry: registry.clone(),
+                    store: store.clone(),
+                    rejected: Arc::new(DeadLetters { log: log.clone(), registry: registry.clone() }),
+                    dedupe_dir: settings.data.join("dedupe"),
+                    owned: Owned::all(),
+                };
+                Some(start_speed(parts, &application, &settings)?)
+            }
+            false => None,
+        };
 
-        let spill = data.join("spill");
+        let spill = settings.data.join("spill");
         clear(&spill).context(spill.display())?;
         let mut engine = batch_layer::Settings::new(spill.join("batch"));
         engine.memory_bytes = settings.batch.memory.bytes();
         let audit = batch_layer::Settings { spill_dir: spill.join("verify"), ..engine.clone() };
-        let sealing = Arc::new(Sealing(archiver.clone()));
+        let sealed: Arc<dyn SealedUpTo> = match &archiver {
+            Some(archiver) => archiver.clone(),
+            None => Arc::new(PolledArchive::new(archive.clone(), LOOK_AT_ARCHIVE)),
+        };
+        let archived: Arc<dyn ArchiveStatus> = match &archiver {
+            Some(archiver) => Arc::new(Sealing(archiver.clone())),
+            None => Arc::new(ArchiveElsewhere::watch(&application, archive.clone(), log.clone())),
+        };
         let views = application.views.clone();
-        let batch =
-            BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealing.clone(), engine);
+        let batch = BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealed, engine);
         let batch = Arc::new(batch.context("batch layer")?);
         let watch = Arc::new(RunWatch::default());
         let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
 
         let metrics = prometheus::Registry::new();
-        metrics::register(&metrics, &speed, &archiver, embedded.clone())?;
+        metrics::register(&metrics, speed.as_ref(), archiver.as_ref(), embedded.clone())?;
+        let deltas: Arc<dyn SpeedStatus> = match (&speed, role) {
+            (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
+            _ => Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched)),
+        };
         let parts = Parts {
             log: log.clone(),
             registry: registry.clone(),
@@ -153,24 +148,27 @@ impl Running {
                 registry,
                 settings: audit,
             }),
-            speed: Arc::new(Speed { layer: speed.clone(), log: watched }),
-            archive: sealing,
+            speed: deltas,
+            archive: archived,
             metrics,
         };
         let serve = ServeSettings {
             listen: settings.serve.listen.clone(),
             workers: settings.serve.workers,
             max_body_bytes: settings.serve.body_limit.bytes(),
+            waits_for_deltas: role.waits_for_deltas(),
             ..ServeSettings::default()
         };
         let server = Server::start(parts, serve).await.map_err(not_served)?;
         let timer = match settings.batch.every {
-            Schedule::Never => None,
-            Schedule::Every(every) => Some(BatchTimer::start(batch.clone(), every, watch.clone())),
+            Schedule::Every(every) if role.makes_generations() => {
+                Some(BatchTimer::start(batch.clone(), every, watch.clone()))
+            }
+            _ => None,
         };
         let data = settings.data;
         let running =
-            Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, embedded, data };
+            Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, embedded, role, data };
         running.rebuild_changed_views().await?;
         Ok(running)
     }
@@ -183,7 +181,11 @@ impl Running {
     /// The one line that says so.
     pub fn ready_line(&self) -> String {
         let defined = crate::check::counts(&self.application);
-        format!("tidemark ready on {} ({defined}, data in {})\n", self.url(), self.data.display())
+        let role = match self.role {
+            Role::Everything => String::new(),
+            role => format!(" {}", role.name()),
+        };
+        format!("tidemark{role} ready on {} ({defined}, data in {})\n", self.url(), self.data.display())
     }
 
     /// The speed layer folds a new or changed view from the start of the log. A generation gets it there sooner, and lets go of
@@ -219,7 +221,9 @@ impl Running {
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             look.tick().await;
-            if (self.embedded.is_broken() || self.speed.is_broken()) && has_room(&self.data).await {
+            let is_broken = self.embedded.as_ref().is_some_and(EmbeddedStore::is_broken)
+                || self.speed.as_ref().is_some_and(|speed| speed.is_broken());
+            if is_broken && has_room(&self.data).await {
                 return;
             }
         }
@@ -236,20 +240,48 @@ impl Running {
         };
         tokio::join!(self.server.stop(true), batch);
         drop(self.runs);
-        self.speed.stop().await;
-        self.archiver.stop().await;
+        if let Some(speed) = self.speed {
+            speed.stop().await;
+        }
+        if let Some(archiver) = self.archiver {
+            archiver.stop().await;
+        }
     }
 }
 
-/// Runs an application until SIGTERM or ^C.
+fn start_archiver(
+    application: &Application,
+    topics: Vec<TopicSpec>,
+    log: Arc<dyn EventLog>,
+    archive: &Arc<Archive>,
+    registry: &Arc<dyn SchemaRegistry>,
+) -> Arc<Archiver> {
+    let sources = application.sources.iter();
+    let options = ArchiverOptions {
+        retention: sources.map(|source| (source.name.to_string(), source.retention)).collect(),
+        ..ArchiverOptions::default()
+    };
+    Arc::new(Archiver::start(log, archive.clone(), registry.clone(), topics, options))
+}
+
+fn start_speed(parts: SpeedParts, application: &Application, settings: &Settings) -> Result<Arc<SpeedLayer>> {
+    let speed = SpeedSettings {
+        flush_interval: settings.speed.flush_interval.0,
+        memory: settings.speed.memory.bytes(),
+        ..SpeedSettings::default()
+    };
+    Ok(Arc::new(SpeedLayer::start(parts, application.views.clone(), speed).context("speed layer")?))
+}
+
+/// Runs a role of an application until SIGTERM or ^C.
 ///
 /// # Errors
 ///
 /// See [`Running::start`].
-pub async fn until_signal(folder: &Folder, settings: Settings) -> Result {
+pub async fn until_signal(folder: &Folder, settings: Settings, role: Role) -> Result {
     let signals = Signals::listen()?;
     let mut signal = std::pin::pin!(signals.first());
-    let mut running = Running::start(folder, settings.clone()).await?;
+    let mut running = Running::start(folder, settings.clone(), role).await?;
     print(running.ready_line());
     loop {
         tokio::select! {
@@ -265,7 +297,7 @@ pub async fn until_signal(folder: &Folder, settings: Settings) -> Result {
         running.stop().await;
         running = tokio::select! {
             () = &mut signal => return Ok(()),
-            started = start_again(folder, &settings) => started?,
+            started = start_again(folder, &settings, role) => started?,
         };
         tracing::info!("goes on");
     }
@@ -275,10 +307,10 @@ pub async fn until_signal(folder: &Folder, settings: Settings) -> Result {
 }
 
 /// Starts everything again. What was opened before may be held for a moment yet, by a reader that is not done.
-async fn start_again(folder: &Folder, settings: &Settings) -> Result<Running> {
+async fn start_again(folder: &Folder, settings: &Settings, role: Role) -> Result<Running> {
     let started = tokio::time::Instant::now();
     loop {
-        match Running::start(folder, settings.clone()).await {
+        match Running::start(folder, settings.clone(), role).await {
             Err(failure) if started.elapsed() < HELD_BACK => {
                 tracing::info!(why = failure.message, "opening everything anew: not yet");
                 tokio::time::sleep(LOOK_EVERY / 10).await;
@@ -388,42 +420,12 @@ async fn refuse_lost_end(
     Ok(())
 }
 
-fn open_archive(dir: &Path) -> Result<Archive> {
-    let objects = DurableFiles::open(dir).context(dir.display())?;
-    Ok(Archive::new(Arc::new(objects), ""))
-}
-
-/// The log is opened first, so it is here that a second process finds the first.
-fn not_opened(data: &Path, error: &LogError) -> Failure {
-    let text = error.to_string();
-    let data = data.display();
-    if text.contains("another process has it open") {
-        return Failure::new(format!(
-            "data folder {data} is in use by another process: stop that one, or choose another folder with --data"
-        ));
-    }
-    Failure::new(format!("event log: {text}"))
-}
-
 fn not_served(error: StartError) -> Failure {
     match error {
         StartError::Listen { address, source } if source.kind() == std::io::ErrorKind::AddrInUse => {
             Failure::new(format!("{address} is taken by another process: choose another address with --listen"))
         }
         other => Failure::new(other),
-    }
-}
-
-/// Opens the view store. A damaged one is removed: its states are rebuilt from the log.
-fn open_store(dir: &Path, cache_bytes: u64) -> Result<EmbeddedStore> {
-    let options = view_store::embedded::EmbeddedOptions { cache_bytes, ..Default::default() };
-    match EmbeddedStore::open(dir, options.clone()) {
-        Err(StoreError::Damaged(place)) => {
-            tracing::error!(place, "the view store is damaged: removed, its views are rebuilt from the log");
-            EmbeddedStore::remove(dir).context("view store")?;
-            EmbeddedStore::open(dir, options).context("view store")
-        }
-        opened => opened.context("view store"),
     }
 }
 

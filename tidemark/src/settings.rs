@@ -42,6 +42,9 @@ pub struct Log {
     pub fsync: bool,
     pub file_bytes: Size,
     pub brokers: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication: Option<u16>,
+    pub group: String,
     pub kafka: BTreeMap<String, toml::Value>,
 }
 
@@ -59,6 +62,25 @@ pub enum LogKind {
 pub struct Registry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    pub subjects: Subjects,
+    pub unknown_id: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Subjects {
+    TopicName,
+    RecordName,
+    TopicRecordName,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +89,7 @@ pub struct Registry {
 pub struct Archive {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    pub s3: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +101,16 @@ pub struct Store {
     pub nodes: Vec<String>,
     pub keyspace: String,
     pub replication: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    pub read_consistency: String,
+    pub write_consistency: String,
+    pub in_flight: usize,
+    pub create: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

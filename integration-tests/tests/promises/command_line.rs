@@ -65,15 +65,30 @@ fn check_names_every_problem_with_file_and_line() {
 fn help_teaches_and_later_commands_say_so() {
     let help = stdout(&tidemark(&["--help"]));
     assert!(help.contains("Examples:") && help.contains("tidemark demo"), "{help}");
-    for command in ["run", "demo", "load", "query", "verify", "check", "config", "batch"] {
+    for command in ["run", "demo", "load", "query", "verify", "check", "config", "batch", "speed", "serve", "archive"] {
         let output = tidemark(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Examples:"), "{command}: {}", stdout(&output));
     }
-    for later in [["sql", "SELECT 1"].as_slice(), &["speed"], &["serve", "--any"], &["archive"], &["batch"]] {
-        let output = tidemark(later);
-        assert_eq!(output.status.code(), Some(2), "{later:?}");
-        assert!(stderr(&output).contains("not in this version"), "{later:?}: {}", stderr(&output));
+    let output = tidemark(&["sql", "SELECT 1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("not in this version"), "{}", stderr(&output));
+}
+
+/// A role without parts that processes can share would work on a log of its own, and nobody would notice.
+#[test]
+fn a_role_asks_for_parts_that_processes_share() {
+    for role in ["speed", "serve", "archive", "batch"] {
+        let output = tidemark(&[role]);
+        assert_eq!(output.status.code(), Some(2), "{role}");
+        assert!(stderr(&output).contains("--app DIR is missing"), "{role}: {}", stderr(&output));
+        let clickstream = schemas("clickstream").display().to_string();
+        let output = tidemark(&[role, "--app", &clickstream, "--listen", "127.0.0.1:0"]);
+        assert_eq!(output.status.code(), Some(2), "{role}");
+        for setting in ["log.kind", "registry.url", "archive.url", "store.kind"] {
+            assert!(stderr(&output).contains(setting), "{role} does not name {setting}: {}", stderr(&output));
+        }
     }
+    assert_eq!(tidemark(&["store", "init"]).status.code(), Some(2));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidemark::application::Folder;
+use tidemark::role::Role;
 use tidemark::run::Running;
 use tidemark::settings::{Effective, Places};
 
@@ -312,7 +313,7 @@ async fn damaged(sample: &Sample, file: &Path, damage: &Damage) -> Result<Outcom
     let places = Places { application: application.settings.clone(), flags, ..Places::default() };
     let mut settings = Effective::read(&places).expect("settings").settings;
     settings.serve.workers = 1;
-    let running = match Running::start(&application, settings).await {
+    let running = match Running::start(&application, settings, Role::Everything).await {
         Ok(running) => running,
         Err(failure) if is_derived(file) => return Err(format!("derived data kept it from starting: {failure}")),
         Err(failure) if names(&failure.message, file) => return Ok(Outcome::Refused),

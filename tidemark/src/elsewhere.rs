@@ -1,0 +1,241 @@
+//! What other processes do, seen from one that does not: how far the speed layer is, as the view store says, and how far the
+//! archive is, as its listing says. Both are looked at again and again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::archive::Archive;
+use event_log::error::Result as LogResult;
+use event_log::{EventLog, ReadLimit};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use serving_layer::{ArchiveStatus, PartitionStatus, SpeedStatus};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use view_store::ViewStore;
+use view_store::error::Result as StoreResult;
+use views::{Application, Offset, TopicPartition, View};
+
+use crate::watched_log::WatchedLog;
+
+/// How often to ask where the views stand.
+const LOOK_AT_STORE: Duration = Duration::from_millis(25);
+
+/// How often to ask where the log ends: what other processes appended is found out then.
+const LOOK_AT_LOG: Duration = Duration::from_millis(250);
+
+/// How often to list the archive.
+const LOOK_AT_ARCHIVE: Duration = Duration::from_secs(10);
+
+/// The speed layer of other processes.
+pub struct SpeedElsewhere {
+    seen: Arc<Mutex<BTreeMap<TopicPartition, Seen>>>,
+    moved: watch::Sender<u64>,
+    log: Arc<WatchedLog>,
+    looking: JoinHandle<()>,
+}
+
+/// What is known of a partition.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    log_end: Offset,
+    position: Offset,
+    /// The append time of a record, by its offset.
+    waiting: Option<(Offset, i64)>,
+    error: Option<String>,
+}
+
+impl SpeedElsewhere {
+    /// Begins to look. Call it within a Tokio runtime.
+    pub fn watch(application: &Application, store: Arc<dyn ViewStore>, log: Arc<WatchedLog>) -> Self {
+        let seen = Arc::<Mutex<BTreeMap<TopicPartition, Seen>>>::default();
+        let moved = watch::channel(0).0;
+        let looking = Looking {
+            views: application.views.clone(),
+            store,
+            log: log.clone(),
+            seen: seen.clone(),
+            moved: moved.clone(),
+        };
+        Self { seen, moved, log, looking: tokio::spawn(looking.on()) }
+    }
+}
+
+impl Drop for SpeedElsewhere {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+impl SpeedStatus for SpeedElsewhere {
+    fn partitions(&self, topic: &str) -> Vec<PartitionStatus> {
+        let seen = self.seen.lock();
+        let of_topic = seen.iter().filter(|(partition, _)| &*partition.topic == topic);
+        let status = |(partition, seen): (&TopicPartition, &Seen)| {
+            let (appended_end, appended_at) = self.log.past(partition, seen.position);
+            let asked = seen.waiting.filter(|(offset, _)| *offset == seen.position).map(|(_, time)| time);
+            PartitionStatus {
+                partition: partition.clone(),
+                log_end: seen.log_end.max(appended_end),
+                position: seen.position,
+                waiting_since: appended_at.or(asked),
+                error: seen.error.clone(),
+            }
+        };
+        of_topic.map(status).collect()
+    }
+
+    /// Which views another process gave up on is not in the store: they lag, and that is told.
+    fn failure(&self, _view: &str) -> Option<String> {
+        None
+    }
+
+    fn wait_change(&self, _topic: &str) -> BoxFuture<'static, ()> {
+        let mut moved = self.moved.subscribe();
+        Box::pin(async move {
+            if moved.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+struct Looking {
+    views: Vec<Arc<View>>,
+    store: Arc<dyn ViewStore>,
+    log: Arc<WatchedLog>,
+    seen: Arc<Mutex<BTreeMap<TopicPartition, Seen>>>,
+    moved: watch::Sender<u64>,
+}
+
+impl Looking {
+    async fn on(self) {
+        let mut looks = tokio::time::interval(LOOK_AT_STORE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked_at_log: Option<tokio::time::Instant> = None;
+        loop {
+            looks.tick().await;
+            let is_due = looked_at_log.is_none_or(|looked| looked.elapsed() >= LOOK_AT_LOG);
+            if is_due {
+                looked_at_log = Some(tokio::time::Instant::now());
+                if let Err(error) = self.look_at_log().await {
+                    self.went_wrong(&error);
+                    continue;
+                }
+            }
+            if let Err(error) = self.look_at_store().await {
+                self.went_wrong(&error);
+            }
+        }
+    }
+
+    fn went_wrong(&self, error: &dyn std::fmt::Display) {
+        for seen in self.seen.lock().values_mut() {
+            seen.error = Some(error.to_string());
+        }
+    }
+
+    async fn look_at_log(&self) -> LogResult<()> {
+        let mut topics: Vec<_> = self.views.iter().map(|view| view.source.name.clone()).collect();
+        topics.sort();
+        topics.dedup();
+        for topic in topics {
+            for (number, kept) in (0..).zip(self.log.bounds(&topic).await?) {
+                let mut seen = self.seen.lock();
+                let seen = seen.entry(TopicPartition::new(topic.clone(), number)).or_default();
+                seen.log_end = seen.log_end.max(kept.end);
+            }
+        }
+        for (partition, position) in self.unknown_ages() {
+            let records = self.log.read(&partition, position, ReadLimit::records(1)).await?;
+            if let (Some(record), Some(seen)) = (records.first(), self.seen.lock().get_mut(&partition)) {
+                seen.waiting = Some((position, record.append_time));
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions in which a record waits that this process did not append: only the log knows since when.
+    fn unknown_ages(&self) -> Vec<(TopicPartition, Offset)> {
+        let seen = self.seen.lock();
+        let is_unknown = |(partition, seen): &(&TopicPartition, &Seen)| {
+            seen.position < seen.log_end
+                && seen.waiting.is_none_or(|(offset, _)| offset != seen.position)
+                && self.log.past(partition, seen.position).1.is_none()
+        };
+        seen.iter().filter(is_unknown).map(|(partition, seen)| (partition.clone(), seen.position)).collect()
+    }
+
+    /// The position of a partition is where the view stands that got furthest: one that another process gave up on must not make
+    /// the others look old. How far a view trails it is asked when somebody asks for that view.
+    async fn look_at_store(&self) -> StoreResult<()> {
+        let published = self.store.published().await?;
+        let partitions: Vec<TopicPartition> = self.seen.lock().keys().cloned().collect();
+        let mut has_moved = false;
+        for partition in partitions {
+            let mut position: Option<Offset> = None;
+            for view in self.views.iter().filter(|view| view.source.name == partition.topic) {
+                let frontier = published.as_ref().and_then(|published| published.of(view)?.1.get(&partition));
+                let stands = self.store.progress(view, &partition).await?.offset.max(frontier.unwrap_or(0));
+                position = position.max(Some(stands));
+            }
+            if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(&partition)) {
+                has_moved |= seen.position != position;
+                (seen.position, seen.error) = (position, None);
+            }
+        }
+        if has_moved {
+            self.moved.send_modify(|times| *times += 1);
+        }
+        Ok(())
+    }
+}
+
+/// The archive, when the archiver is another process.
+pub struct ArchiveElsewhere {
+    archived: Arc<Mutex<BTreeMap<TopicPartition, Offset>>>,
+    looking: JoinHandle<()>,
+}
+
+impl ArchiveElsewhere {
+    /// Begins to look. Call it within a Tokio runtime.
+    pub fn watch(application: &Application, archive: Arc<Archive>, log: Arc<dyn EventLog>) -> Self {
+        let archived = Arc::<Mutex<BTreeMap<TopicPartition, Offset>>>::default();
+        let topics: Vec<Arc<str>> = application.sources.iter().map(|source| source.name.clone()).collect();
+        let seen = archived.clone();
+        let looking = tokio::spawn(async move {
+            loop {
+                for topic in &topics {
+                    // What cannot be listed now stays as it was.
+                    let partitions = log.bounds(topic).await.map_or(0, |bounds| bounds.len());
+                    for number in 0..u32::try_from(partitions).unwrap_or(0) {
+                        let partition = TopicPartition::new(topic.clone(), number);
+                        match archive.list(&partition).await {
+                            Ok(segments) => {
+                                let end = segments.last().map_or(0, |segment| segment.end);
+                                seen.lock().insert(partition, end);
+                            }
+                            Err(error) => tracing::debug!(%partition, %error, "listing the archive"),
+                        }
+                    }
+                }
+                tokio::time::sleep(LOOK_AT_ARCHIVE).await;
+            }
+        });
+        Self { archived, looking }
+    }
+}
+
+impl Drop for ArchiveElsewhere {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+impl ArchiveStatus for ArchiveElsewhere {
+    fn archived(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.archived.lock().get(partition).copied()
+    }
+}
