@@ -131,7 +131,7 @@ impl EventLog for KafkaLog {
             let end = ends.kafka(cluster, to, Instant::now()).await?.end;
             return Ok(end..end);
         }
-        let outcome = appender.append(to, records).await;
+        let outcome = appender.append(cluster, to, records).await;
         match &outcome {
             Ok(offsets) => ends.appended(to, offsets.end),
             Err(LogError::NotFound(_)) => cluster.forget(&to.topic),

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::ClientContext;
@@ -13,10 +14,11 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use views::{Offset, TopicPartition};
 
 use super::MARKER;
+use super::cluster::Cluster;
 use super::listener::Listener;
 use super::options::{KafkaOptions, LONGEST_RECORD, Role, refused};
 use crate::error::{LogError, Result};
@@ -26,6 +28,9 @@ use crate::log::{Content, NewRecord};
 const ROOM: usize = 64 << 20;
 /// What a waiting record takes besides its key and value.
 const RECORD: usize = 256;
+/// How often a producer that does not know a partition looks for it, and how long it may look.
+const UNKNOWN_TRIES: usize = 5;
+const LOOK: Duration = Duration::from_secs(5);
 /// The most one append may take.
 const APPEND_BYTES: usize = 128 << 20;
 
@@ -45,37 +50,67 @@ impl Appender {
     }
 
     /// Appends records, at least one, to a partition that there is.
-    pub async fn append(&self, to: &TopicPartition, records: Vec<NewRecord>) -> Result<Range<Offset>> {
+    pub async fn append(
+        &self,
+        cluster: &Cluster,
+        to: &TopicPartition,
+        records: Vec<NewRecord>,
+    ) -> Result<Range<Offset>> {
         let bytes = check(to, &records)?;
         let context = || format!("append to {to}");
+        let mut tries = 0;
+        loop {
+            let producer = self.producer.read().clone();
+            let outcome = self.append_once(&producer, to, &records, bytes).await?;
+            let Some(error) = outcome.error else {
+                if outcome.offsets.is_empty() {
+                    // The broker has them from before, by a repetition whose first answer was lost, and forgot where.
+                    return Err(LogError::unavailable(context(), "acknowledged without offsets"));
+                }
+                return Ok(outcome.offsets);
+            };
+            self.renew_if_dead(&producer);
+            let unknown = is_unknown(&error) && outcome.offsets.is_empty();
+            if !unknown || tries == UNKNOWN_TRIES {
+                return Err(self.listener.error(context(), error));
+            }
+            // The producer looks at partitions now and then, and has not heard of this one yet.
+            tries += 1;
+            cluster.forget(&to.topic);
+            cluster.check(to).await?;
+            let topic = to.topic.clone();
+            let look = move || producer.client().fetch_metadata(Some(&topic), LOOK).map(drop);
+            let looked = tokio::task::spawn_blocking(look).await;
+            looked
+                .map_err(|error| LogError::unavailable(context(), error))?
+                .map_err(|error| self.listener.error(context(), error))?;
+        }
+    }
+
+    async fn append_once(
+        &self,
+        producer: &ThreadedProducer<Deliveries>,
+        to: &TopicPartition,
+        records: &[NewRecord],
+        bytes: usize,
+    ) -> Result<Outcome> {
+        let failed = |error| LogError::unavailable(format!("append to {to}"), error);
         let room = self.room.clone().acquire_many_owned(bytes.min(ROOM) as u32).await;
-        let room = room.map_err(|error| LogError::unavailable(context(), error))?;
-        let producer = self.producer.read().clone();
+        let room = room.map_err(|error| failed(error.to_string()))?;
         let (done, outcome) = oneshot::channel();
         let append = Arc::new(Append {
             waiting: AtomicUsize::new(records.len()),
-            offsets: Mutex::new(Ok(Offset::MAX..0)),
+            outcome: Mutex::default(),
             done: Mutex::new(Some((done, room))),
         });
         for (number, record) in records.iter().enumerate() {
-            if let Err(error) = send(&producer, to, record, &append).await {
+            if let Err(error) = send(producer, to, record, &append).await {
                 // The rest is not sent: the append ends when those before it are settled.
                 append.failed(error, records.len() - number);
                 break;
             }
         }
-        let outcome = outcome.await.map_err(|error| LogError::unavailable(context(), error))?;
-        match outcome {
-            Ok(offsets) if offsets.end == 0 => {
-                // The broker had the records before, by a repetition whose first answer was lost, and no longer knows where.
-                Err(LogError::unavailable(context(), "acknowledged without an offset"))
-            }
-            Ok(offsets) => Ok(offsets),
-            Err(error) => {
-                self.renew_if_dead(&producer);
-                Err(self.listener.error(context(), error))
-            }
-        }
+        outcome.await.map_err(|error| failed(error.to_string()))
     }
 
     /// A producer that met a fatal error takes nothing any more: idempotence could not be kept. The next one begins afresh.
@@ -126,15 +161,17 @@ async fn send(
     append: &Arc<Append>,
 ) -> Result<(), KafkaError> {
     let made_room = &producer.context().made_room;
+    let mut waited = false;
     loop {
         match send_now(producer, to, record, append) {
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
                 // Settled records make room, and within its time limit every record is settled.
                 made_room.notified().await;
+                waited = true;
             }
             outcome => {
-                // There may be room for another one who waits.
-                if outcome.is_ok() {
+                if waited {
+                    // There may be room for another one who waits.
                     made_room.notify_one();
                 }
                 return outcome;
@@ -170,26 +207,33 @@ fn send_now(
 struct Append {
     /// How many of its records are not settled.
     waiting: AtomicUsize,
-    /// What the settled ones got.
-    offsets: Mutex<Result<Range<Offset>, KafkaError>>,
+    /// What became of those that are.
+    outcome: Mutex<Outcome>,
     /// Who waits for it, and the room it takes.
-    done: Mutex<Option<(oneshot::Sender<Result<Range<Offset>, KafkaError>>, tokio::sync::OwnedSemaphorePermit)>>,
+    done: Mutex<Option<(oneshot::Sender<Outcome>, OwnedSemaphorePermit)>>,
+}
+
+/// What became of an append.
+#[derive(Default)]
+struct Outcome {
+    /// From the first offset it got to past the last; empty when it got none.
+    offsets: Range<Offset>,
+    /// The first error.
+    error: Option<KafkaError>,
 }
 
 impl Append {
     fn delivered(&self, offset: i64) {
-        if let (Ok(offsets), Ok(offset)) = (&mut *self.offsets.lock(), u64::try_from(offset)) {
-            *offsets = offsets.start.min(offset)..offsets.end.max(offset + 1);
+        if let Ok(offset) = u64::try_from(offset) {
+            let offsets = &mut self.outcome.lock().offsets;
+            let start = if offsets.is_empty() { offset } else { offsets.start.min(offset) };
+            *offsets = start..offsets.end.max(offset + 1);
         }
         self.settled(1);
     }
 
     fn failed(&self, error: KafkaError, records: usize) {
-        let mut offsets = self.offsets.lock();
-        if offsets.is_ok() {
-            *offsets = Err(error);
-        }
-        drop(offsets);
+        self.outcome.lock().error.get_or_insert(error);
         self.settled(records);
     }
 
@@ -197,12 +241,17 @@ impl Append {
         if self.waiting.fetch_sub(records, Ordering::AcqRel) != records {
             return;
         }
-        let outcome = std::mem::replace(&mut *self.offsets.lock(), Ok(0..0));
+        let outcome = std::mem::take(&mut *self.outcome.lock());
         if let Some((done, _room)) = self.done.lock().take() {
             // Nobody may be waiting any more.
             let _ = done.send(outcome);
         }
     }
+}
+
+fn is_unknown(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(error.rdkafka_error_code(), Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }
 
 /// Takes acknowledgements.

@@ -171,7 +171,7 @@ impl Parts {
         let spec = SpecRecord { segment_records: topic.segment_records };
         let value = serde_json::to_vec(&spec).map_err(|error| LogError::Invalid(error.to_string()))?;
         let record = Content::Event { key: Some(Bytes::from(topic.name.clone())), value: value.into() };
-        self.appender.append(&TopicPartition::new(SPECS, 0), vec![record]).await?;
+        self.appender.append(&self.cluster, &TopicPartition::new(SPECS, 0), vec![record]).await?;
         let noted = self.read_specs().await?.get(&topic.name).copied();
         noted
             .ok_or_else(|| LogError::unavailable(format!("create topic {}", topic.name), "its record is not there yet"))
