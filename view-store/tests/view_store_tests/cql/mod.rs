@@ -1,6 +1,8 @@
 //! The CQL store keeps the port's promises, on a real server.
 
+mod histories;
 mod server;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
