@@ -8,10 +8,13 @@
 //! buckets           over which stretches of time a view's keys are split
 //! ```
 
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use scylla::client::session::Session;
 use scylla::response::query_result::QueryResult;
 use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::unprepared::Statement;
 use scylla::value::{CqlValue, Row};
 
 use super::connect;
@@ -20,6 +23,8 @@ use crate::error::{Result, StoreError};
 
 /// The version of this layout, and of the layout of the views' tables.
 const VERSION: i32 = 1;
+/// How long making or dropping a table may take.
+const CHANGE_SCHEMA: Duration = Duration::from_secs(60);
 
 /// The tables, in the order in which they are made: the version last, so that who sees it sees all.
 pub const TABLES: [&str; 5] = [
@@ -59,14 +64,14 @@ pub async fn create(session: &Session, options: &CqlOptions) -> Result<()> {
     if version(session, options).await? == Some(VERSION) {
         return Ok(());
     }
-    let failed = |error| super::failed("creating the tables of the view store", error);
+    let context = "creating the tables of the view store";
     for table in TABLES {
-        session.query_unpaged(table.replace("{}", &options.keyspace), ()).await.map_err(failed)?;
+        change_schema(session, context, table.replace("{}", &options.keyspace)).await?;
     }
     let keyspace = &options.keyspace;
     let first =
         format!("INSERT INTO \"{keyspace}\".tidemark_schema (component, version) VALUES ('store', ?) IF NOT EXISTS");
-    session.query_unpaged(first, (VERSION,)).await.map_err(failed)?;
+    session.query_unpaged(first, (VERSION,)).await.map_err(|error| super::failed(context, error))?;
     check(session, options).await
 }
 
@@ -166,6 +171,13 @@ impl Base {
             all_attempts,
         })
     }
+}
+
+/// Makes or drops something. The whole cluster has to agree, which takes longer than any request for data may.
+pub async fn change_schema(session: &Session, context: impl Into<String>, text: String) -> Result<()> {
+    let mut statement = Statement::new(text);
+    statement.set_request_timeout(Some(CHANGE_SCHEMA));
+    session.query_unpaged(statement, ()).await.map(drop).map_err(|error| super::failed(context, error))
 }
 
 /// Prepares a statement at the level of its kind. Everything but a conditional write may be sent twice: rows are stamped, and what is

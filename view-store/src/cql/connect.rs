@@ -10,6 +10,7 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::NewSessionError;
 use scylla::statement::{Consistency, SerialConsistency};
 
+use super::base::change_schema;
 use super::options::CqlOptions;
 use crate::error::{Result, StoreError};
 
@@ -111,13 +112,14 @@ pub async fn create_keyspace(session: &Session, options: &CqlOptions) -> Result<
         format!("'class': 'NetworkTopologyStrategy'{}", each.collect::<String>())
     };
     let create = format!("CREATE KEYSPACE IF NOT EXISTS \"{}\" WITH replication = {{{strategy}}}", options.keyspace);
+    let context = format!("creating store.keyspace `{}`", options.keyspace);
     // ScyllaDB's tablets did not have conditional writes at first; a version without tablets refuses the word.
     let is_scylla = cluster.get_nodes_info().iter().any(|node| node.sharder().is_some());
-    if is_scylla && session.query_unpaged(format!("{create} AND tablets = {{'enabled': false}}"), ()).await.is_ok() {
-        return Ok(());
+    if is_scylla {
+        let without_tablets = format!("{create} AND tablets = {{'enabled': false}}");
+        if change_schema(session, &*context, without_tablets).await.is_ok() {
+            return Ok(());
+        }
     }
-    let created = session.query_unpaged(create, ()).await;
-    created
-        .map_err(|error| StoreError::unavailable(format!("creating store.keyspace `{}`", options.keyspace), error))?;
-    Ok(())
+    change_schema(session, context, create).await
 }

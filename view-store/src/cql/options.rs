@@ -14,7 +14,7 @@ pub struct CqlOptions {
     pub nodes: Vec<String>,
     /// One keyspace per application.
     pub keyspace: String,
-    /// Tells applications (or tests) that share a keyspace apart. Usually empty.
+    /// Tells applications (or tests) that share a keyspace apart. Not empty.
     pub scope: String,
     /// How many replicas a keyspace made by [`super::CqlStore::init`] has in each datacenter.
     pub replication: u16,
@@ -38,7 +38,7 @@ pub struct CqlOptions {
     pub grace: Duration,
     /// How old a boundary may be to be used by another read.
     pub boundary_age: Duration,
-    /// How long a read tries to find a moment at which all its rows agree.
+    /// How long a read waits for progress that does not move, before it answers as of an earlier moment.
     pub patience: Duration,
     /// How long one request may take.
     pub request_timeout: Duration,
@@ -51,7 +51,7 @@ impl Default for CqlOptions {
         Self {
             nodes: vec!["127.0.0.1:9042".to_owned()],
             keyspace: "tidemark".to_owned(),
-            scope: String::new(),
+            scope: "application".to_owned(),
             replication: 3,
             user: None,
             password: None,
@@ -86,6 +86,9 @@ impl CqlOptions {
             let keyspace = &self.keyspace;
             return invalid(format!("store.keyspace: `{keyspace}` is not 1 to 48 of a-z, 0-9 and _"));
         }
+        if self.scope.is_empty() {
+            return invalid("store.scope is empty, and CQL takes no empty key".to_owned());
+        }
         if self.replication == 0 {
             return invalid("store.replication must be at least 1".to_owned());
         }
@@ -96,7 +99,7 @@ impl CqlOptions {
             return invalid("store.grace must not be 0: reads under way would lose their rows".to_owned());
         }
         if !overlap(self.read_consistency, self.write_consistency) {
-            let (read, write) = (self.read_consistency, self.write_consistency);
+            let (read, write) = (name(self.read_consistency), name(self.write_consistency));
             return invalid(format!(
                 "store.read_consistency {read} and store.write_consistency {write} do not overlap: a read could miss rows of \
                  acknowledged writes and still take them for counted. Together they must reach more replicas than there are, like \
@@ -118,19 +121,23 @@ fn overlap(read: Consistency, write: Consistency) -> bool {
     }
 }
 
+/// The levels that can be asked for, by the names that CQL gives them.
+const LEVELS: [(&str, Consistency); 8] = [
+    ("ONE", Consistency::One),
+    ("TWO", Consistency::Two),
+    ("THREE", Consistency::Three),
+    ("QUORUM", Consistency::Quorum),
+    ("ALL", Consistency::All),
+    ("LOCAL_QUORUM", Consistency::LocalQuorum),
+    ("EACH_QUORUM", Consistency::EachQuorum),
+    ("LOCAL_ONE", Consistency::LocalOne),
+];
+
 /// A consistency level by the name that CQL gives it, in any case: `LOCAL_QUORUM`.
 pub fn consistency(name: &str) -> Option<Consistency> {
-    use Consistency::{All, EachQuorum, LocalOne, LocalQuorum, One, Quorum, Three, Two};
-    let level = match name.to_ascii_uppercase().as_str() {
-        "ONE" => One,
-        "TWO" => Two,
-        "THREE" => Three,
-        "QUORUM" => Quorum,
-        "ALL" => All,
-        "LOCAL_QUORUM" => LocalQuorum,
-        "EACH_QUORUM" => EachQuorum,
-        "LOCAL_ONE" => LocalOne,
-        _ => return None,
-    };
-    Some(level)
+    LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
+}
+
+fn name(level: Consistency) -> &'static str {
+    LEVELS.iter().find(|(_, known)| *known == level).map_or("of another kind", |(name, _)| name)
 }

@@ -38,6 +38,8 @@ const PAGE: i32 = 5000;
 const SCAN_PAGE: i32 = 2000;
 /// How often a read of everything is tried before it is of the last cuts.
 const WHOLE_TRIES: usize = 3;
+/// For how many times its patience a read goes on while the progress moves.
+const BUSY: u32 = 5;
 /// How long to wait before asking again how far the progress is.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -161,7 +163,10 @@ impl Read<'_> {
 
     /// The rows of one key.
     async fn key(&self, key: &[CqlValue], boundary: &Arc<Boundary>) -> Result<Outcome> {
-        let patience = Instant::now() + self.inner.options.patience;
+        let patience = self.inner.options.patience;
+        let began = Instant::now();
+        // When the progress was last seen to move.
+        let mut moved = began;
         let first = self.stands(boundary);
         let mut latest = boundary.clone();
         let mut asked = boundary.ended;
@@ -177,14 +182,18 @@ impl Read<'_> {
             }
             // What was read reaches further than was known: wait until that is known, so that the others can be brought there.
             while !covers(&self.stands(&latest), &target) {
-                if Instant::now() >= patience {
+                if moved.elapsed() >= patience {
                     return self.of_the_last_cuts(parts, key).await;
                 }
                 tokio::time::sleep(POLL).await;
-                latest = self.inner.fresh_boundary().await?;
+                let next = self.inner.fresh_boundary().await?;
+                if self.stands(&next) != self.stands(&latest) {
+                    moved = Instant::now();
+                }
+                latest = next;
             }
-            if Instant::now() >= patience {
-                return self.of_the_last_cuts(parts, key).await;
+            if began.elapsed() >= patience * BUSY {
+                return Err(busy(&self.table.view, "it is written all the time: ask for a shorter range"));
             }
             let known = self.stands(&latest);
             for bucket in &again {
@@ -227,7 +236,7 @@ impl Read<'_> {
 
     /// The rows of every key.
     async fn everything(&self, boundary: &Arc<Boundary>) -> Result<Outcome> {
-        let patience = Instant::now() + self.inner.options.patience.max(Duration::from_secs(1)) * 5;
+        let patience = Instant::now() + self.inner.options.patience * BUSY;
         let mut boundary = boundary.clone();
         let mut tries = 0;
         loop {

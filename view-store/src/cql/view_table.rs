@@ -10,7 +10,7 @@ use views::stored::StateCodec;
 use views::{View, ViewError};
 
 use super::Inner;
-use super::base::prepare;
+use super::base::{change_schema, prepare};
 use super::boundary::Boundary;
 use super::layout::{Layout, table_name};
 use super::pointer::{Contest, Known, PointerView};
@@ -135,10 +135,8 @@ impl Inner {
                     None => {
                         let table: Arc<str> = table_name(view, rand::random()).into();
                         let layout = Layout::new(view, &self.options.keyspace, &table);
-                        let created = self.session.query_unpaged(layout.statements().create, ()).await;
-                        created.map_err(|error| {
-                            super::failed(format!("making a table for view `{}`", view.name), error)
-                        })?;
+                        let context = format!("making a table for view `{}`", view.name);
+                        change_schema(&self.session, context, layout.statements().create).await?;
                         made.push(((*view).clone(), table.clone()));
                         table
                     }
@@ -173,8 +171,6 @@ impl Inner {
 
     pub async fn drop_table(&self, table: &str) -> Result<()> {
         let drop = format!("DROP TABLE IF EXISTS \"{}\".\"{table}\"", self.options.keyspace);
-        let dropped = self.session.query_unpaged(drop, ()).await;
-        dropped.map_err(|error| super::failed(format!("dropping `{table}`"), error))?;
-        Ok(())
+        change_schema(&self.session, format!("dropping `{table}`"), drop).await
     }
 }

@@ -1,6 +1,11 @@
 //! The CQL store keeps the port's promises, on a real server.
 
+mod errors;
+mod histories;
 mod server;
+mod sides;
+mod tables;
+mod world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +22,8 @@ async fn conforms() {
     conformance::suite(|| async {
         // Stores that share a keyspace and have nothing else in common: a keyspace for each would cost minutes.
         let scope = format!("check {}", stores.fetch_add(1, Ordering::Relaxed));
-        let options = CqlOptions { scope, grace: Duration::from_millis(300), ..keyspace.options() };
+        let (grace, patience) = (Duration::from_millis(300), Duration::from_secs(20));
+        let options = CqlOptions { scope, grace, patience, ..keyspace.options() };
         Arc::new(CqlStore::connect(options).await.expect("a store")) as Arc<dyn ViewStore>
     })
     .await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::statement::unprepared::Statement;
 use view_store::{CqlOptions, CqlStore};
 
 /// Where the server is.
@@ -46,7 +47,8 @@ impl Keyspace {
 
     /// Runs a statement; `KS` stands for the keyspace.
     pub async fn run(&self, statement: &str) -> scylla::response::query_result::QueryResult {
-        let statement = statement.replace("KS", &self.name);
+        let mut statement = Statement::new(statement.replace("KS", &self.name));
+        statement.set_request_timeout(Some(Duration::from_secs(60)));
         self.session.query_unpaged(statement, ()).await.expect("a statement")
     }
 
