@@ -12,6 +12,8 @@ mod encode;
 mod events;
 mod faults;
 mod flat;
+mod lagging;
 mod oracle;
 mod registry;
+mod s3;
 mod tiered;
