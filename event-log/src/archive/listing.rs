@@ -64,7 +64,8 @@ impl Archive {
             )));
         }
         let reached = segments.last().map_or(0, |segment| segment.end);
-        Ok((reached < end).then(|| format!("the archive of {partition} ends at offset {reached}, not at {end}")))
+        let missing = || format!("offsets {reached} to {} of {partition} are not in the archive", end - 1);
+        Ok((reached < end).then(missing))
     }
 
     /// The objects of a partition that have a segment's name, by start.
