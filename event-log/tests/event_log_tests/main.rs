@@ -13,6 +13,8 @@ mod events;
 mod faults;
 mod flat;
 mod kafka;
+mod lagging;
 mod oracle;
 mod registry;
+mod s3;
 mod tiered;
