@@ -323,7 +323,7 @@ pub fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let level = match command_line.log_level.as_str() {
         // What goes on inside the parts we stand on is for those who ask for it.
-        "info" => "info,actix_server=warn,fjall=warn,lsm_tree=warn",
+        "info" => "info,actix_server=warn,fjall=warn,lsm_tree=warn,scylla=warn",
         level => level,
     };
     let filter = match EnvFilter::try_new(level) {

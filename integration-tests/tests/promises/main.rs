@@ -3,6 +3,7 @@
 mod command_line;
 mod disk_full;
 mod failing_view;
+mod foreign;
 mod hostile;
 mod oracle;
 mod real_data;
