@@ -35,9 +35,16 @@ impl Keyspace {
         keyspace
     }
 
-    /// The options of a store in it.
+    /// The options of a store in it: patient, so that a position does not go back because the machine is slow.
     pub fn options(&self) -> CqlOptions {
-        CqlOptions { nodes: vec![address()], keyspace: self.name.clone(), replication: 1, ..CqlOptions::default() }
+        CqlOptions {
+            nodes: vec![address()],
+            keyspace: self.name.clone(),
+            replication: 1,
+            patience: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(30),
+            ..CqlOptions::default()
+        }
     }
 
     /// A store in it.
