@@ -29,10 +29,28 @@ impl Keyspace {
         println!("waiting for a session with {address}");
         let session = SessionBuilder::new().known_node(&address).build().await.expect("a session");
         let name = format!("tm_{test}_{}", std::process::id());
-        println!("waiting for the keyspace {name}");
         let keyspace = Self { name, session };
+        keyspace.clean_up(test).await;
+        println!("waiting for the keyspace {}", keyspace.name);
         CqlStore::init(&keyspace.options()).await.expect("a keyspace");
         keyspace
+    }
+
+    /// Drops what earlier processes left that were killed on this machine: a server has room for so many tables.
+    async fn clean_up(&self, test: &str) {
+        if !address().starts_with("127.0.0.1:") {
+            return;
+        }
+        let found =
+            self.run("SELECT keyspace_name FROM system_schema.keyspaces").await.into_rows_result().expect("rows");
+        for row in found.rows::<(String,)>().expect("names") {
+            let (name,) = row.expect("a name");
+            let process = name.strip_prefix(&format!("tm_{test}_")).and_then(|process| process.parse::<u32>().ok());
+            if process.is_some_and(|process| !std::path::Path::new(&format!("/proc/{process}")).exists()) {
+                println!("waiting for {name} to be gone, which was left over");
+                self.run(&format!("DROP KEYSPACE IF EXISTS {name}")).await;
+            }
+        }
     }
 
     /// The options of a store in it: patient, so that a position does not go back because the machine is slow.
