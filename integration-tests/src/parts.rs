@@ -200,6 +200,12 @@ impl ServerParts {
         let settings = Mutex::new(Servers::settings(&servers.corner(name), folder.path()));
         Self { folder, settings }
     }
+
+    /// Lets go of what it has on the servers.
+    pub async fn forget(&self) {
+        let settings = self.settings.lock().clone();
+        Servers::forget(&settings).await;
+    }
 }
 
 #[async_trait]

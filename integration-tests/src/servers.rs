@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use scylla::client::session_builder::SessionBuilder;
+use scylla::statement::unprepared::Statement;
 use tidemark::settings::{Effective, Places, Settings};
 
 /// The servers that run now.
@@ -67,6 +69,21 @@ impl Servers {
         set(&mut settings, "store", "keyspace", unique);
         set(&mut settings, "batch", "every", "never");
         settings.to_string()
+    }
+
+    /// Lets go of a corner's tables: a server has room for so many. The rest is small, and goes with the servers.
+    ///
+    /// # Panics
+    ///
+    /// When the store does not let us.
+    pub async fn forget(settings: &Settings) {
+        let store = &settings.store;
+        let login = |name: &Option<String>| name.clone().unwrap_or_default();
+        let session = SessionBuilder::new().known_nodes(&store.nodes).user(login(&store.user), login(&store.password));
+        let session = session.build().await.expect("a session with the CQL server");
+        let mut statement = Statement::new(format!("DROP KEYSPACE IF EXISTS {}", store.keyspace));
+        statement.set_request_timeout(Some(std::time::Duration::from_secs(60)));
+        session.query_unpaged(statement, ()).await.expect("the keyspace is dropped");
     }
 
     /// A corner as the product reads it.

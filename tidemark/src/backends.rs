@@ -231,7 +231,7 @@ fn cql_options(settings: &Settings) -> Result<CqlOptions> {
         replication: u16::try_from(store.replication).unwrap_or(u16::MAX),
         user: store.user.clone(),
         password: store.password.clone(),
-        tls_ca: store.ca.clone(),
+        tls_ca: store.tls_ca.clone(),
         read_consistency: level("store.read_consistency", &store.read_consistency)?,
         write_consistency: level("store.write_consistency", &store.write_consistency)?,
         in_flight: store.in_flight,

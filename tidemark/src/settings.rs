@@ -107,7 +107,7 @@ pub struct Store {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
+    pub tls_ca: Option<PathBuf>,
     pub read_consistency: String,
     pub write_consistency: String,
     pub in_flight: usize,

@@ -185,6 +185,7 @@ async fn others_write_and_read_and_agree() {
     assert_eq!(of_batch, answered, "a row in cqlsh for every row of an answer");
     assert!(of_speed.is_subset(&answered), "{of_speed:?}");
     assert_eq!(process.terminate(), Some(0));
+    Servers::forget(&settings).await;
 }
 
 /// Whether a segment keeps its events as they are in the log, because they are not all whole events of one schema.

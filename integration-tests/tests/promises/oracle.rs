@@ -291,22 +291,25 @@ async fn check_keys(world: &World, random: &mut StdRng, view: &Arc<View>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_is_what_plain_datafusion_says_over_the_events_before_its_position() {
-    cases(number("TIDEMARK_CASES", 30), || Arc::new(EmbeddedParts::new())).await;
+    cases(number("TIDEMARK_CASES", 30), || Arc::new(EmbeddedParts::new()), async |_| {}).await;
 }
 
 /// The same on the real servers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_from_the_servers_is_what_plain_datafusion_says() {
     let servers = Servers::running();
-    cases(number("TIDEMARK_CASES_ON_SERVERS", 5), || Arc::new(ServerParts::new(&servers, "oracle"))).await;
+    let new = || Arc::new(ServerParts::new(&servers, "oracle"));
+    cases(number("TIDEMARK_CASES_ON_SERVERS", 5), new, async |parts| parts.forget().await).await;
 }
 
-async fn cases(cases: u64, parts: impl Fn() -> Arc<dyn Parts>) {
+async fn cases<P: Parts + 'static>(cases: u64, new: impl Fn() -> Arc<P>, forget: impl AsyncFn(&P)) {
     let seed = seed();
     println!("oracle: {cases} cases from seed {seed} (TIDEMARK_SEED={seed} repeats them)");
     for case_seed in (0..cases).map(|number| seed.wrapping_add(number)) {
         let did = parking_lot::Mutex::default();
-        let outcome = std::panic::AssertUnwindSafe(case(case_seed, parts(), &did)).catch_unwind().await;
+        let parts = new();
+        let outcome = std::panic::AssertUnwindSafe(case(case_seed, parts.clone(), &did)).catch_unwind().await;
+        forget(&parts).await;
         if let Err(panic) = outcome {
             println!("TIDEMARK_SEED={case_seed} TIDEMARK_CASES=1 repeats this:\n{}", did.lock().join("\n"));
             std::panic::resume_unwind(panic);

@@ -33,7 +33,9 @@ macro_rules! scenarios {
 
             $(#[tokio::test]
             async fn $name() {
-                super::run(stringify!($name), &Servers::running().corner(stringify!($name))).await;
+                let corner = Servers::running().corner(stringify!($name));
+                super::run(stringify!($name), &corner).await;
+                Servers::forget(&Servers::settings(&corner, std::path::Path::new("."))).await;
             })*
         }
 

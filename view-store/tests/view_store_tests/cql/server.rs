@@ -13,6 +13,9 @@ pub fn address() -> String {
     std::env::var("TIDEMARK_TEST_CQL").unwrap_or_else(|_| "127.0.0.1:19042".to_owned())
 }
 
+/// Who logs in there: a server that asks nobody takes anybody.
+pub const LOGIN: &str = "cassandra";
+
 /// A keyspace of one test, dropped when the test says so.
 pub struct Keyspace {
     pub name: String,
@@ -27,7 +30,7 @@ impl Keyspace {
         let answers = answers.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_secs(3)).is_ok());
         assert!(answers, "no CQL server at {address}: ./dev up starts it");
         println!("waiting for a session with {address}");
-        let session = SessionBuilder::new().known_node(&address).build().await.expect("a session");
+        let session = SessionBuilder::new().known_node(&address).user(LOGIN, LOGIN).build().await.expect("a session");
         let name = format!("tm_{test}_{}", std::process::id());
         let keyspace = Self { name, session };
         keyspace.clean_up(test).await;
@@ -59,6 +62,8 @@ impl Keyspace {
             nodes: vec![address()],
             keyspace: self.name.clone(),
             replication: 1,
+            user: Some(LOGIN.to_owned()),
+            password: Some(LOGIN.to_owned()),
             patience: Duration::from_secs(20),
             request_timeout: Duration::from_secs(30),
             ..CqlOptions::default()
