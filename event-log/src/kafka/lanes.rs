@@ -15,6 +15,7 @@ use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
 use views::{Offset, TopicPartition};
 
+use super::cluster::listen;
 use super::cursor::Cursor;
 use super::listener::Listener;
 use super::options::{Buffers, KafkaOptions, Role, refused};
@@ -84,7 +85,7 @@ impl Lanes {
     pub fn serve(&self) {
         let lanes = self.lanes.lock().clone();
         for lane in lanes {
-            while lane.consumer.poll(Duration::ZERO).is_some() {}
+            listen(&lane.consumer);
         }
     }
 }
