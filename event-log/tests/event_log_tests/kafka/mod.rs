@@ -9,7 +9,6 @@ mod foreign;
 mod membership;
 mod promises;
 mod restart;
-mod scratch;
 mod topics;
 
 use std::net::{TcpStream, ToSocketAddrs};

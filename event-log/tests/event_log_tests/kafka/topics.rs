@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use event_log::{LogError, ReadLimit, TopicSpec};
+use event_log::{Content, LogError, ReadLimit, TopicSpec};
 use futures::future::join_all;
 use rdkafka::admin::{AdminOptions, NewPartitions, ResourceSpecifier};
 use views::TopicPartition;
 
-use super::{admin, connect, create_foreign, event, invalid, new_name, read_all, spec, texts};
+use super::{admin, connect, create_foreign, event, invalid, new_name, new_partition, read_all, spec, texts};
 
 const GOOD: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
@@ -111,4 +111,21 @@ async fn names_that_others_need_are_refused() {
     for name in ["_tidemark_topics", "__consumer_offsets", "__mine"] {
         assert!(invalid(log.create_topic(&spec(name, 1)).await).contains(name));
     }
+}
+
+#[tokio::test]
+async fn large_records_fit() {
+    let log = connect().await;
+    let partition = new_partition(&*log).await;
+    // Nothing that compresses: what limits batches counts compressed bytes.
+    let mut value = vec![0; 40 << 20];
+    rand::Rng::fill(&mut rand::rng(), &mut value[..]);
+    let large = Content::Event { key: Some("key".into()), value: value.into() };
+    let range = log.append(&partition, vec![event("before"), large.clone(), event("after")]).await.expect("append");
+    assert_eq!(range, 0..3);
+    let read = read_all(&*log, &partition, 0).await;
+    assert_eq!(read.len(), 3);
+    assert!(read[1].content == large, "the large record came back as another");
+    let larger = Content::Event { key: None, value: vec![0; (64 << 20) + 1].into() };
+    assert!(invalid(log.append(&partition, vec![larger]).await).contains("bytes"));
 }
