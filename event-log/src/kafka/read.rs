@@ -38,8 +38,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// After this long without an answer the read fails.
 const NO_ANSWER: Duration = Duration::from_secs(20);
-/// A reader that waits asks for the end after this: most reads are over by then.
-const ASK_AFTER: Duration = Duration::from_millis(3);
+/// A reader that waits asks for the end after half of its wait, at the latest after this. Most reads are over by then, and others of
+/// the topic may have asked meanwhile.
+const ASK_AFTER: Duration = Duration::from_millis(200);
 
 /// The readers of a log.
 pub(super) struct Readers {
