@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::Utc;
@@ -21,10 +22,18 @@ const NEAR_US: i64 = 1000;
 /// How many appends of a partition are remembered.
 const REMEMBERED: usize = 4096;
 
+/// How often the log's clock is compared with this process's.
+const COMPARE_CLOCKS: Duration = Duration::from_secs(30);
+
+/// How far they may be apart.
+const SKEW_US: i64 = 1_000_000;
+
 /// An [`EventLog`] that knows when its last records were appended.
 pub struct WatchedLog {
     log: Arc<dyn EventLog>,
     tails: Mutex<HashMap<TopicPartition, Tail>>,
+    /// When the clocks were compared last.
+    compared: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +46,33 @@ struct Tail {
 impl WatchedLog {
     /// Watches a log. What others append to it is not noticed.
     pub fn new(log: Arc<dyn EventLog>) -> Self {
-        Self { log, tails: Mutex::default() }
+        Self { log, tails: Mutex::default(), compared: Mutex::default() }
+    }
+
+    /// Now and then, reads a record that was just appended, to see the log's clock. Answers are exact whatever the clocks say;
+    /// how fresh they are is the difference of two of them.
+    fn compare_clocks(&self, partition: &TopicPartition, appended: &Range<Offset>, before: i64) {
+        {
+            let mut compared = self.compared.lock();
+            if appended.is_empty() || compared.is_some_and(|last| last.elapsed() < COMPARE_CLOCKS) {
+                return;
+            }
+            *compared = Some(Instant::now());
+        }
+        let after = Utc::now().timestamp_micros();
+        let (log, partition, offset) = (self.log.clone(), partition.clone(), appended.start);
+        tokio::spawn(async move {
+            let Ok(records) = log.read(&partition, offset, ReadLimit::records(1)).await else { return };
+            let Some(time) = records.first().map(|record| record.append_time) else { return };
+            let skew = if time > after { time - after } else { (time - before).min(0) };
+            if skew.abs() > SKEW_US {
+                let (seconds, side) = (skew.abs() / 1_000_000, if skew > 0 { "ahead of" } else { "behind" });
+                tracing::warn!(
+                    "clock skew: the event log's clock is {seconds} s {side} this machine's, so `freshness_ms` is off by as much; \
+                     answers are exact all the same. Let NTP set the clocks of this machine and of the brokers (log.brokers)"
+                );
+            }
+        });
     }
 
     /// The offset after the last record that this process appended (0: it has not appended any), and when the record at `offset`
@@ -89,6 +124,7 @@ impl EventLog for WatchedLog {
         let time = Utc::now().timestamp_micros();
         let appended = self.log.append(to, records).await?;
         self.tails.lock().entry(to.clone()).or_default().note(&appended, time);
+        self.compare_clocks(to, &appended, time);
         Ok(appended)
     }
 

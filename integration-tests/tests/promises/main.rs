@@ -5,6 +5,7 @@ mod disk_full;
 mod failing_view;
 mod foreign;
 mod hostile;
+mod operator;
 mod oracle;
 mod real_data;
 mod scenarios;

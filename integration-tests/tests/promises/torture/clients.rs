@@ -172,6 +172,11 @@ impl Shared {
         let results = answer["results"].as_array().expect("results");
         assert_eq!(results.len(), questions.len(), "one result each");
         for (question, result) in questions.iter().zip(results) {
+            // Each key has an outcome of its own.
+            if let Some(status) = result["error"]["status"].as_u64().and_then(|status| u16::try_from(status).ok()) {
+                let status = StatusCode::from_u16(status).expect("a status");
+                self.is_answered(status, &format!("{question:?} {result}"))?;
+            }
             let question = Question { key: question.key.clone(), ..first.clone() };
             self.take(address, question, result, floor, reach);
         }
