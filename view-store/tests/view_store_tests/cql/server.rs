@@ -13,6 +13,17 @@ pub fn address() -> String {
     std::env::var("TIDEMARK_TEST_CQL").unwrap_or_else(|_| "127.0.0.1:19042".to_owned())
 }
 
+/// Who we are there, where it asks: `TIDEMARK_TEST_CQL_USER` and `TIDEMARK_TEST_CQL_PASSWORD`.
+fn login() -> (Option<String>, Option<String>) {
+    (std::env::var("TIDEMARK_TEST_CQL_USER").ok(), std::env::var("TIDEMARK_TEST_CQL_PASSWORD").ok())
+}
+
+/// Options that reach the server.
+pub fn reachable() -> CqlOptions {
+    let (user, password) = login();
+    CqlOptions { nodes: vec![address()], user, password, ..CqlOptions::default() }
+}
+
 /// A keyspace of one test, dropped when the test says so.
 pub struct Keyspace {
     pub name: String,
@@ -27,7 +38,11 @@ impl Keyspace {
         let answers = answers.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_secs(3)).is_ok());
         assert!(answers, "no CQL server at {address}: ./dev up starts it");
         println!("waiting for a session with {address}");
-        let session = SessionBuilder::new().known_node(&address).build().await.expect("a session");
+        let mut session = SessionBuilder::new().known_node(&address);
+        if let (Some(user), Some(password)) = login() {
+            session = session.user(user, password);
+        }
+        let session = session.build().await.expect("a session");
         let name = format!("tm_{test}_{}", std::process::id());
         let keyspace = Self { name, session };
         keyspace.clean_up(test).await;
@@ -56,12 +71,11 @@ impl Keyspace {
     /// The options of a store in it: patient, so that a position does not go back because the machine is slow.
     pub fn options(&self) -> CqlOptions {
         CqlOptions {
-            nodes: vec![address()],
             keyspace: self.name.clone(),
             replication: 1,
             patience: Duration::from_secs(20),
             request_timeout: Duration::from_secs(30),
-            ..CqlOptions::default()
+            ..reachable()
         }
     }
 
