@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use integration_tests::process::{Launched, Process, binary};
+use event_log::{Content, EmbeddedLog, EmbeddedOptions, EventLog, TopicSpec};
+use integration_tests::parts::{EmbeddedParts, Parts};
+use integration_tests::process::{Launched, binary};
 use integration_tests::servers::Servers;
-use serde_json::json;
 use tempfile::TempDir;
+use tidemark::watched_log::WatchedLog;
+use views::TopicPartition;
 
 /// A mistake is told within this time, on a machine that does other things as well.
 const SOON: Duration = Duration::from_secs(30);
@@ -158,19 +161,29 @@ fn a_view_store_that_is_not_there_or_not_ours() {
 /// Somebody's clock is an hour wrong. Answers are exact; how fresh they are nobody can say, and that is said.
 #[tokio::test]
 async fn clocks_that_disagree() {
-    let skewed = Mistake::new("skew");
-    let inner = skewed.command();
-    let mut command = Command::new("faketime");
-    command.args(["-f", "+3600s"]).arg(inner.get_program()).args(inner.get_args());
-    // What is measured by the time that passes must not jump.
-    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    let process: Process = Launched::by(command).ready().unwrap_or_else(|written| panic!("{written}"));
-    let event = json!([{"type": "viewPhoto", "photo_id": "p", "user_id": "u", "ts": "2026-11-20T10:00:00Z"}]);
-    let (status, answer) = process.post("/v1/topics/photo_events/events", &event).await.expect("an answer");
-    assert_eq!((status, answer["accepted"].as_i64()), (200, Some(1)), "{answer}");
-    println!("operator: waiting for the line about the clocks");
-    let told = process.output().wait_for(0, SOON, |line| line.contains("clock skew").then(|| line.to_owned()));
-    let told = told.unwrap_or_else(|| panic!("nothing about clocks:\n{}", process.output().last()));
-    assert_names(&told, &["behind", "NTP", "log.brokers"]);
-    assert_eq!(process.terminate(), Some(0));
+    let parts = EmbeddedParts::new();
+    let clock = parts.clock().expect("a clock of the log's own").clone();
+    let ports = parts.open().await;
+    let topic = TopicSpec { name: "events".to_owned(), partitions: 1, segment_records: 100 };
+    ports.log.create_topic(&topic).await.expect("a topic");
+    let event = || vec![Content::Event { key: None, value: vec![0; 8].into() }];
+    // The log's clock stands in 2026-11, a long time before or after now, as seen from this machine.
+    let log_time = clock.now();
+    let now = chrono::Utc::now().timestamp_micros();
+    let watched = WatchedLog::new(ports.log.clone());
+    let mut skew = watched.skew();
+    watched.append(&TopicPartition::new("events", 0), event()).await.expect("an append");
+    println!("operator: waiting for the clocks to be compared");
+    let found = skew.wait_for(Option::is_some).await.expect("a comparison").expect("a skew");
+    let (expected, minute) = (log_time - now, 60_000_000);
+    assert!((found.us - expected).abs() < minute, "{found:?}, expected {expected}");
+    // And with clocks that agree, there is none.
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = EmbeddedLog::open(folder.path(), EmbeddedOptions::default()).expect("a log");
+    let watched = WatchedLog::new(std::sync::Arc::new(log));
+    watched.create_topic(&topic).await.expect("a topic");
+    let mut skew = watched.skew();
+    watched.append(&TopicPartition::new("events", 0), event()).await.expect("an append");
+    let found = skew.wait_for(Option::is_some).await.expect("a comparison").expect("a skew");
+    assert!(found.us.abs() < 1_000_000, "{found:?}");
 }

@@ -13,8 +13,17 @@ pub fn address() -> String {
     std::env::var("TIDEMARK_TEST_CQL").unwrap_or_else(|_| "127.0.0.1:19042".to_owned())
 }
 
-/// Who logs in there: a server that asks nobody takes anybody.
-pub const LOGIN: &str = "cassandra";
+/// Who we are there, where it asks: `TIDEMARK_TEST_CQL_USER` and `TIDEMARK_TEST_CQL_PASSWORD`.
+fn login() -> (Option<String>, Option<String>) {
+    let named = |name: &str| Some(std::env::var(name).unwrap_or_else(|_| "cassandra".to_owned()));
+    (named("TIDEMARK_TEST_CQL_USER"), named("TIDEMARK_TEST_CQL_PASSWORD"))
+}
+
+/// Options that reach the server.
+pub fn reachable() -> CqlOptions {
+    let (user, password) = login();
+    CqlOptions { nodes: vec![address()], user, password, ..CqlOptions::default() }
+}
 
 /// A keyspace of one test, dropped when the test says so.
 pub struct Keyspace {
@@ -30,7 +39,11 @@ impl Keyspace {
         let answers = answers.is_some_and(|at| TcpStream::connect_timeout(&at, Duration::from_secs(3)).is_ok());
         assert!(answers, "no CQL server at {address}: ./dev up starts it");
         println!("waiting for a session with {address}");
-        let session = SessionBuilder::new().known_node(&address).user(LOGIN, LOGIN).build().await.expect("a session");
+        let mut session = SessionBuilder::new().known_node(&address);
+        if let (Some(user), Some(password)) = login() {
+            session = session.user(user, password);
+        }
+        let session = session.build().await.expect("a session");
         let name = format!("tm_{test}_{}", std::process::id());
         let keyspace = Self { name, session };
         keyspace.clean_up(test).await;
@@ -59,14 +72,11 @@ impl Keyspace {
     /// The options of a store in it: patient, so that a position does not go back because the machine is slow.
     pub fn options(&self) -> CqlOptions {
         CqlOptions {
-            nodes: vec![address()],
             keyspace: self.name.clone(),
             replication: 1,
-            user: Some(LOGIN.to_owned()),
-            password: Some(LOGIN.to_owned()),
             patience: Duration::from_secs(20),
             request_timeout: Duration::from_secs(30),
-            ..CqlOptions::default()
+            ..reachable()
         }
     }
 
