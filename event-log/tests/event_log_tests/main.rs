@@ -12,6 +12,7 @@ mod encode;
 mod events;
 mod faults;
 mod flat;
+mod kafka;
 mod oracle;
 mod registry;
 mod tiered;
