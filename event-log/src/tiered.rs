@@ -60,12 +60,24 @@ impl TieredLog {
         start: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Record>> {
+        // What is known does not change: whoever reads there need not ask what has come since.
+        let known = self.archived.lock().get(of).cloned().unwrap_or_else(|| Arc::new([]));
+        let read = self.read_in(&known, from, limit).await?;
+        if !read.is_empty() {
+            return Ok(read);
+        }
         let mut segments = self.archived(of, start).await?;
         if segments.last().is_none_or(|last| last.end < start) {
             // What the log has let go of is archived: the listing is behind, or there is a hole.
             segments = self.archive.list_through(of, start).await.map_err(|error| lost(of, start, error))?.into();
             self.archived.lock().insert(of.clone(), segments.clone());
         }
+        let next = known.last().map_or(from, |last| last.end.max(from));
+        self.read_in(&segments, next, limit).await
+    }
+
+    /// Reads records from `from` on, of the first of these segments that has some.
+    async fn read_in(&self, segments: &[ArchivedSegment], from: Offset, limit: ReadLimit) -> Result<Vec<Record>> {
         let first = segments.partition_point(|segment| segment.end <= from);
         for segment in &segments[first..] {
             let mut reading = self.reading(segment, from.max(segment.start)).await?;
