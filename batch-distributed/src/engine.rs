@@ -49,20 +49,28 @@ pub struct BallistaEngine {
 }
 
 impl BallistaEngine {
-    /// An engine whose scheduler answers now. `local`: the memory for merging what comes back.
+    /// An engine. `local`: the memory for merging what comes back.
     ///
     /// # Errors
     ///
-    /// For a person: what is wrong with the scheduler, naming the setting.
-    pub async fn connect(
+    /// When the spill directory cannot be made.
+    pub fn new(
         settings: Settings,
         archive: Arc<Archive>,
         registry: Arc<dyn SchemaRegistry>,
         local: &batch_layer::Settings,
-    ) -> Result<Self, String> {
-        Scheduler::connect(&settings.scheduler).await.map_err(|error| error.to_string())?;
-        let local = LocalEngine::new(archive, registry, local).map_err(|error| error.strip_backtrace())?;
+    ) -> Result<Self, DataFusionError> {
+        let local = LocalEngine::new(archive, registry, local)?;
         Ok(Self { settings: Arc::new(settings), local: Arc::new(local) })
+    }
+
+    /// Whether the scheduler answers.
+    ///
+    /// # Errors
+    ///
+    /// For a person: what is wrong with it, naming the setting.
+    pub async fn check(&self) -> Result<(), String> {
+        Scheduler::connect(&self.settings.scheduler).await.map(drop).map_err(|error| error.to_string())
     }
 
     /// Does a job, and opens its result.

@@ -25,9 +25,7 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{EmissionType, PlanProperties};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use event_log::archive::ArchivedSegment;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt, once};
 use parking_lot::Mutex;
@@ -180,7 +178,8 @@ impl Task {
         let is_cut_off = Arc::new(AtomicBool::new(false));
         let (schema, told, cut_off) = (view.state_schema.clone(), reports.clone(), is_cut_off.clone());
         let states = travelled.map(move |batch| {
-            let (states, reports) = unpacked_or(batch, &schema).inspect_err(|_| cut_off.store(true, Ordering::Relaxed))?;
+            let (states, reports) =
+                unpacked_or(batch, &schema).inspect_err(|_| cut_off.store(true, Ordering::Relaxed))?;
             reports.into_iter().for_each(|report| told.lock().add(report));
             Ok(states)
         });

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
@@ -15,7 +15,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tokio::net::TcpListener;
 
 use crate::assignment::Worker;
-use crate::cluster::MESSAGE_BYTES;
+use crate::cluster::{MESSAGE_BYTES, Scheduler};
 use crate::codec::Codec;
 
 /// How often an executor says that it lives.
@@ -26,6 +26,8 @@ const KEEP_RESULTS: Duration = Duration::from_secs(24 * 3600);
 const LOOK_FOR_OLD: Duration = Duration::from_secs(600);
 /// How long an executor waits for its scheduler to be there.
 const WAIT_FOR_SCHEDULER: Duration = Duration::from_secs(10);
+/// How often to look whether that is so.
+const LOOK_FOR_SCHEDULER: Duration = Duration::from_millis(200);
 /// How often to look whether an executor is ready.
 const LOOK_READY: Duration = Duration::from_millis(20);
 
@@ -108,6 +110,18 @@ impl ExecutorSettings {
     }
 }
 
+/// Executors may be started before their scheduler, but not long before.
+async fn wait_for_scheduler(address: &str) -> Result<(), String> {
+    let deadline = Instant::now() + WAIT_FOR_SCHEDULER;
+    loop {
+        match Scheduler::connect(address).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error.to_string()),
+            Err(_) => tokio::time::sleep(LOOK_FOR_SCHEDULER).await,
+        }
+    }
+}
+
 /// Runs an executor until SIGTERM, ^C, or the scheduler gives it up. `ready` is called once the scheduler knows it.
 ///
 /// # Errors
@@ -134,7 +148,8 @@ pub async fn run_executor(settings: ExecutorSettings, worker: Worker, ready: imp
         grpc_port: settings.control_port,
         scheduler_host: host,
         scheduler_port: port,
-        scheduler_connect_timeout_seconds: u16::try_from(WAIT_FOR_SCHEDULER.as_secs()).unwrap_or(u16::MAX),
+        // Not Ballista's own waiting, which has no end: it measures the age of a clock that it has just made.
+        scheduler_connect_timeout_seconds: 0,
         vcores: settings.cores.max(1),
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         work_dir: Some(work_dir),
@@ -148,6 +163,7 @@ pub async fn run_executor(settings: ExecutorSettings, worker: Worker, ready: imp
         health: health.clone(),
         ..ExecutorProcessConfig::default()
     };
+    wait_for_scheduler(&scheduler).await?;
     let mut running = std::pin::pin!(start_executor_process(Arc::new(config)));
     let is_ready = async {
         while !health.is_ready() {

@@ -62,7 +62,8 @@ impl Report {
         read.bytes.fetch_add(self.bytes, Ordering::Relaxed);
         read.rejected.fetch_add(self.rejected, Ordering::Relaxed);
         read.spilled.fetch_add(self.spilled, Ordering::Relaxed);
-        let segment = |(partition, start)| SegmentId { partition: TopicPartition::new(topic.clone(), partition), start };
+        let segment =
+            |(partition, start)| SegmentId { partition: TopicPartition::new(topic.clone(), partition), start };
         read.clean.lock().extend(self.clean.into_iter().map(segment));
     }
 

@@ -25,7 +25,6 @@ use views::{SegmentId, Source, TopicPartition};
 
 use crate::states::ReadCounters;
 
-
 /// Some segments of a source, and some of its columns.
 #[derive(Clone)]
 pub(crate) struct ArchiveScan {

@@ -86,7 +86,7 @@ fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
     Ok(Arc::new(EmbeddedLog::open(data.join("log"), options).map_err(|error| not_opened(data, &error))?))
 }
 
-fn open_archive(dir: &Path) -> Result<Archive> {
+pub(crate) fn open_archive(dir: &Path) -> Result<Archive> {
     let objects = DurableFiles::open(dir).context(dir.display())?;
     Ok(Archive::new(Arc::new(objects), ""))
 }

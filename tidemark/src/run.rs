@@ -124,8 +124,16 @@ impl Running {
             None => Arc::new(ArchiveElsewhere::watch(&application, archive.clone(), log.clone())),
         };
         let views = application.views.clone();
+        #[cfg(feature = "distributed")]
+        let cluster = crate::distributed::engine(folder, &settings, role, (&archive, &registry), &engine).await?;
         let batch = BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealed, engine);
-        let batch = Arc::new(batch.context("batch layer")?);
+        let batch = batch.context("batch layer")?;
+        #[cfg(feature = "distributed")]
+        let batch = match cluster {
+            Some(engine) => batch.with_engine(engine),
+            None => batch,
+        };
+        let batch = Arc::new(batch);
         let watch = Arc::new(RunWatch::default());
         let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
 

@@ -135,6 +135,8 @@ pub struct Speed {
 pub struct Batch {
     pub every: Schedule,
     pub engine: Engine,
+    pub scheduler: String,
+    pub tasks: usize,
     pub memory: Size,
 }
 
@@ -143,6 +145,7 @@ pub struct Batch {
 #[allow(missing_docs)]
 pub enum Engine {
     Local,
+    Ballista,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -278,6 +281,12 @@ impl Settings {
         }
         if self.store.kind == StoreKind::Cql {
             return not_yet("store.kind = \"cql\"".to_owned());
+        }
+        if self.batch.engine == Engine::Ballista && !cfg!(feature = "distributed") {
+            let setting = "batch.engine = \"ballista\"".to_owned();
+            return Err(SettingsError::Wrong(format!(
+                "{setting}: this binary was built without the feature `distributed`"
+            )));
         }
         if self.registry.url.is_some() {
             return not_yet("registry.url (a schema registry)".to_owned());
