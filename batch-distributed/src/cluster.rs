@@ -53,6 +53,12 @@ pub(crate) enum JobError {
     Lost(String),
 }
 
+/// The two parts of `host:port`.
+pub(crate) fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
 /// A connection to the scheduler.
 #[derive(Debug, Clone)]
 pub(crate) struct Scheduler {
@@ -69,8 +75,11 @@ impl Scheduler {
             timeout_seconds: ANSWER_SECONDS,
             ..GrpcClientConfig::default()
         };
-        let endpoint = create_grpc_client_endpoint(format!("http://{address}"), Some(&config));
-        let endpoint = endpoint.map_err(|error| no_scheduler(format!("not host:port: {}", deepest(&error))))?;
+        let endpoint = match host_and_port(address) {
+            Some(_) => create_grpc_client_endpoint(format!("http://{address}"), Some(&config)).ok(),
+            None => None,
+        };
+        let endpoint = endpoint.ok_or_else(|| no_scheduler("not host:port".to_owned()))?;
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| no_scheduler(format!("no scheduler answers: {}", deepest(&error))))?;
         let client = SchedulerGrpcClient::new(channel)

@@ -15,7 +15,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tokio::net::TcpListener;
 
 use crate::assignment::Worker;
-use crate::cluster::{MESSAGE_BYTES, Scheduler};
+use crate::cluster::{MESSAGE_BYTES, Scheduler, host_and_port};
 use crate::codec::Codec;
 
 /// How often an executor says that it lives.
@@ -129,10 +129,9 @@ async fn wait_for_scheduler(address: &str) -> Result<(), String> {
 /// For a person.
 pub async fn run_executor(settings: ExecutorSettings, worker: Worker, ready: impl FnOnce()) -> Result<(), String> {
     let scheduler = settings.scheduler.clone();
-    let (host, port) = scheduler
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host.to_owned(), port.parse::<u16>().ok()?)))
-        .ok_or_else(|| format!("batch.scheduler = \"{scheduler}\": not host:port"))?;
+    let Some((host, port)) = host_and_port(&scheduler) else {
+        return Err(format!("batch.scheduler = \"{scheduler}\": not host:port"));
+    };
     let work_dir = settings.work_dir.display().to_string();
     let made = match std::fs::remove_dir_all(&settings.work_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -146,7 +145,7 @@ pub async fn run_executor(settings: ExecutorSettings, worker: Worker, ready: imp
         external_host: Some(settings.advertise.unwrap_or(settings.host)),
         port: settings.port,
         grpc_port: settings.control_port,
-        scheduler_host: host,
+        scheduler_host: host.to_owned(),
         scheduler_port: port,
         // Not Ballista's own waiting, which has no end: it measures the age of a clock that it has just made.
         scheduler_connect_timeout_seconds: 0,
