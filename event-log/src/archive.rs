@@ -19,20 +19,25 @@
 //! `Damaged`, by name. Markers that cut nothing are not kept; the one that ends a segment is kept in the header.
 
 mod container;
+mod create;
+mod listing;
+mod location;
 mod reader;
 mod scan;
 mod writer;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStore};
 use views::{Offset, Segment, SegmentId, Source, TopicPartition};
 
 pub use container::{Layout, SegmentHeader};
+pub use location::{LocationOptions, open};
 pub use reader::{OpenSegment, Records};
 pub use scan::SegmentScan;
 
@@ -41,6 +46,7 @@ use crate::error::{LogError, Result};
 use crate::log::{Content, Record};
 use crate::registry::SchemaRegistry;
 use container::FlatSchema;
+use create::{Created, create};
 use writer::SegmentWriter;
 
 /// How much of an object is fetched to see its header.
@@ -51,6 +57,10 @@ const HEADER_BYTES: u64 = 64 << 10;
 pub struct Archive {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// How long a listing may be behind.
+    listing_lag: Duration,
+    /// Objects larger than this are put in parts.
+    in_parts_above: Option<usize>,
 }
 
 /// An archived segment, as its object's name says.
@@ -82,7 +92,20 @@ impl fmt::Display for ArchivedSegment {
 impl Archive {
     /// The archive under `prefix` (which may be empty) of an object store.
     pub fn new(objects: Arc<dyn ObjectStore>, prefix: impl AsRef<str>) -> Self {
-        Self { objects, prefix: Path::from(prefix.as_ref()) }
+        Self { objects, prefix: Path::from(prefix.as_ref()), listing_lag: Duration::ZERO, in_parts_above: None }
+    }
+
+    /// The same archive in a store whose listings may be behind by this much.
+    #[must_use]
+    pub fn with_listing_lag(self, listing_lag: Duration) -> Self {
+        Self { listing_lag, ..self }
+    }
+
+    /// The same archive, which puts objects that are larger than this in parts. The store must be able to copy an object on the
+    /// condition that there is none of the new name.
+    #[must_use]
+    pub fn in_parts_above(self, bytes: usize) -> Self {
+        Self { in_parts_above: Some(bytes), ..self }
     }
 
     /// The name of a segment's object.
@@ -93,59 +116,6 @@ impl Archive {
 
     fn folder(&self, partition: &TopicPartition) -> Path {
         self.prefix.clone().join(&*partition.topic).join(format!("{:05}", partition.partition))
-    }
-
-    /// The archived segments of a partition, in order, from offset 0 without a hole.
-    ///
-    /// It looks at names only: a damaged object hides no other.
-    ///
-    /// # Errors
-    ///
-    /// `Hole` naming the missing offsets; `Damaged` when two objects hold the same offsets.
-    pub async fn list(&self, partition: &TopicPartition) -> Result<Vec<ArchivedSegment>> {
-        // A listing is not a snapshot: it may miss an object and see a later one, both put while it ran. The next
-        // listing sees the first. Only an offset that two listings miss is missing.
-        let mut missing = None;
-        loop {
-            let segments = self.list_once(partition).await?;
-            let ends = std::iter::once(0).chain(segments.iter().map(|segment| segment.end));
-            let Some((before, next)) = ends.zip(&segments).find(|(end, segment)| *end != segment.start) else {
-                return Ok(segments);
-            };
-            if before > next.start {
-                return Err(LogError::Damaged(format!(
-                    "{} begins before offset {before}, where the segment before it ends",
-                    self.object_name(next)
-                )));
-            }
-            if missing.replace(before) == Some(before) {
-                return Err(LogError::Hole(format!(
-                    "offsets {before} to {} of {partition} are not in the archive; the next object is {}",
-                    next.start - 1,
-                    self.object_name(next)
-                )));
-            }
-        }
-    }
-
-    /// The objects of a partition that have a segment's name, by start.
-    async fn list_once(&self, partition: &TopicPartition) -> Result<Vec<ArchivedSegment>> {
-        let folder = self.folder(partition);
-        let objects: Vec<_> = self
-            .objects
-            .list(Some(&folder))
-            .try_collect()
-            .await
-            .map_err(|error| failed(format!("listing {folder}"), error))?;
-        let segment = |object: &object_store::ObjectMeta| {
-            let (start, end) = object.location.filename()?.strip_suffix(".avro")?.split_once('-')?;
-            let (start, end) = (start.parse().ok()?, end.parse().ok()?);
-            let segment = ArchivedSegment { partition: partition.clone(), start, end, bytes: object.size };
-            (start < end && self.object_name(&segment) == object.location).then_some(segment)
-        };
-        let mut segments: Vec<ArchivedSegment> = objects.iter().filter_map(segment).collect();
-        segments.sort_by_key(|segment| (segment.start, segment.end));
-        Ok(segments)
     }
 
     /// Archives a segment, given all of its records. An object that is there already is compared.
@@ -202,22 +172,35 @@ impl Archive {
     ) -> Result<ArchivedSegment> {
         let segment = ArchivedSegment { partition: partition.clone(), start, end, bytes: object.len() as u64 };
         let name = self.object_name(&segment);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.objects.put_opts(&name, PutPayload::from_bytes(object.clone()), options).await {
-            Ok(_) => Ok(segment),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let there = self.fetch(&segment).await?;
-                if there == object {
-                    return Ok(segment);
-                }
-                let (there, ours) =
-                    (OpenSegment::open(there, name.as_ref())?, OpenSegment::open(object, "our object")?);
-                blocking(move || same_records(&there, &ours)).await?;
-                tracing::info!(object = %name, "the archived object has the same records in other bytes");
-                Ok(segment)
-            }
-            Err(error) => Err(failed(format!("creating {name}"), error)),
+        let context = || format!("creating {name}");
+        let created = create(&*self.objects, &name, &object, self.in_parts_above).await;
+        match created.map_err(|error| not_created(context(), error))? {
+            Created::New => return Ok(segment),
+            Created::There => {}
         }
+        if self.is_there(&name, &object).await.map_err(|error| not_created(context(), error))? {
+            return Ok(segment);
+        }
+        let there = self.fetch(&segment).await?;
+        let (there, ours) = (OpenSegment::open(there, name.as_ref())?, OpenSegment::open(object, "our object")?);
+        blocking(move || same_records(&there, &ours)).await?;
+        tracing::info!(object = %name, "the archived object has the same records in other bytes");
+        Ok(segment)
+    }
+
+    /// Whether the object of a name has these bytes. It is compared as it comes.
+    async fn is_there(&self, name: &Path, object: &Bytes) -> object_store::Result<bool> {
+        let found = self.objects.get_opts(name, GetOptions::default()).await?;
+        if found.meta.size != object.len() as u64 {
+            return Ok(false);
+        }
+        let mut rest = &object[..];
+        let mut chunks = found.into_stream();
+        while let Some(chunk) = chunks.try_next().await? {
+            let Some(after) = rest.strip_prefix(&chunk[..]) else { return Ok(false) };
+            rest = after;
+        }
+        Ok(rest.is_empty())
     }
 
     async fn fetch(&self, segment: &ArchivedSegment) -> Result<Bytes> {
@@ -330,6 +313,15 @@ fn failed(context: String, error: object_store::Error) -> LogError {
             LogError::Invalid(format!("{context}: {error}"))
         }
         error => LogError::unavailable(context, error),
+    }
+}
+
+/// A failure to create an object. Whatever is not there (the bucket for now, an upload that another archiver has removed, an object
+/// that S3 says is just being put) may be there when it is tried again.
+fn not_created(context: String, error: object_store::Error) -> LogError {
+    match error {
+        error @ object_store::Error::NotFound { .. } => LogError::unavailable(context, error),
+        error => failed(context, error),
     }
 }
 

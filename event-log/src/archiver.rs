@@ -363,14 +363,14 @@ impl PartitionTask {
         if start <= from {
             return Err(LogError::Invalid(refused));
         }
-        let archived = self.parts.archive.list(&self.partition).await?.last().map_or(0, |segment| segment.end);
-        if archived >= start {
-            return Err(LogError::unavailable("following the log", "another archiver has gone ahead"));
+        // What the log has let go of is archived: a listing that does not show it is behind, or there is a hole.
+        match self.parts.archive.list_through(&self.partition, start).await {
+            Ok(_) => Err(LogError::unavailable("following the log", "another archiver has gone ahead")),
+            Err(LogError::Hole(hole)) => {
+                Err(LogError::Hole(format!("the log of {} begins at offset {start}: {hole}", self.partition)))
+            }
+            Err(error) => Err(error),
         }
-        let Self { partition, .. } = self;
-        Err(LogError::Hole(format!(
-            "the log of {partition} begins at offset {start} and the archive ends at {archived}"
-        )))
     }
 
     /// Whether there will never be a record from `next` up to `limit`: the log goes on past it.

@@ -12,7 +12,7 @@ mod nested;
 mod plan;
 pub(crate) mod resolve;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -23,7 +23,7 @@ use views::{Offset, Source, TopicPartition};
 use crate::encode::wire::split_frame;
 use crate::error::{LogError, Result};
 use crate::log::{Content, Record};
-use crate::registry::SchemaRegistry;
+use crate::registry::{self, SchemaRegistry};
 use datums::{DatumDecoder, Event};
 
 /// Arrow's offsets are 32 bits wide: no column may become larger than this in one go.
@@ -66,20 +66,19 @@ impl EventDecoder {
     ///
     /// # Errors
     ///
-    /// Those of the registry but `NotFound`: an id that nobody registered rejects the event. `Invalid` when the
-    /// records are too large to decode in one go (a gibibyte).
+    /// `Unavailable` when the registry is, and an id is new. An id that nobody registered, or whose schema is of no use, rejects the
+    /// event. `Invalid` when the records are too large to decode in one go (a gibibyte).
     pub async fn decode(&mut self, partition: &TopicPartition, records: &[Record]) -> Result<Decoded> {
-        let mut asked = HashSet::new();
         let mut last = None;
-        for (id, _) in records.iter().filter_map(|record| event(record)?.datum) {
-            if last.replace(id) == Some(id) || self.datums.knows(id) || !asked.insert(id) {
-                continue;
-            }
-            match self.registry.schema(id).await {
+        let ids = records.iter().filter_map(|record| event(record)?.datum).map(|(id, _)| id);
+        let unknown: BTreeSet<u32> =
+            ids.filter(|id| last.replace(*id) != Some(*id) && !self.datums.knows(*id)).collect();
+        for (id, schema) in registry::schemas(&*self.registry, unknown).await? {
+            match schema {
                 Ok(schema) => self.datums.learn(id, &schema),
+                Err(LogError::Invalid(reason)) => self.datums.learn_useless(id, reason),
                 // Not remembered: it may be registered later.
-                Err(LogError::NotFound(_)) => {}
-                Err(e) => return Err(e),
+                Err(_) => {}
             }
         }
         self.datums.decode(partition, records.iter().filter_map(event))

@@ -51,8 +51,6 @@ use crate::log::{Content, EventLog, NewRecord, ReadLimit, Record, TopicSpec};
 const TOPIC: &str = "topic.json";
 /// Not a possible topic name.
 const LOCK: &str = "~lock";
-/// Each partition has a thread and open files: more than this is a mistake.
-const MOST_PARTITIONS: u32 = 10_000;
 /// What may wait in the queue of one partition before appends have to wait themselves.
 const QUEUE_BYTES: usize = 16 << 20;
 const QUEUE_APPENDS: usize = 1024;
@@ -141,7 +139,7 @@ impl EmbeddedLog {
         for entry in fs::read_dir(&directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| check_name(name).is_ok()) else { continue };
+            let Some(name) = name.to_str().filter(|name| TopicSpec::check_name(name).is_ok()) else { continue };
             if entry.file_type().map_err(failed)?.is_dir() {
                 log.open_topic(name)?;
             }
@@ -155,7 +153,7 @@ impl EmbeddedLog {
             // Creating it was interrupted: then no partition holds a record.
             return self.refuse_records_of(name, &path);
         };
-        check_spec(&spec).map_err(|error| LogError::Damaged(format!("{}: {error}", path.display())))?;
+        spec.check().map_err(|error| LogError::Damaged(format!("{}: {error}", path.display())))?;
         if spec.name != name {
             return Err(LogError::Damaged(format!("{}: it is that of topic {}", path.display(), spec.name)));
         }
@@ -259,7 +257,7 @@ impl Files {
 #[async_trait]
 impl EventLog for EmbeddedLog {
     async fn create_topic(&self, topic: &TopicSpec) -> Result<()> {
-        check_spec(topic)?;
+        topic.check()?;
         let (files, topics, spec) = (self.files(), self.topics.clone(), topic.clone());
         let create = move || {
             // One change at a time: what is known now is still so when the topic is put in.
@@ -267,7 +265,7 @@ impl EventLog for EmbeddedLog {
             let existing = match known {
                 None => Vec::new(),
                 Some(known) => {
-                    check_growth(&known.spec, &spec)?;
+                    known.spec.check_growth(&spec)?;
                     if known.spec == spec {
                         return Ok(());
                     }
@@ -329,45 +327,6 @@ impl Drop for EmbeddedLog {
         // Not only by closing it: a child that is just being started may still have it too.
         let _ = self.lock.unlock();
     }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 200 || name == "." || name == ".." || !name.bytes().all(allowed) {
-        return Err(LogError::Invalid(format!(
-            "topic name {name:?}: it must be 1 to 200 letters, digits, `.`, `_` or `-`, and not `.` or `..`"
-        )));
-    }
-    Ok(())
-}
-
-fn check_spec(spec: &TopicSpec) -> Result<()> {
-    check_name(&spec.name)?;
-    if !(1..=MOST_PARTITIONS).contains(&spec.partitions) {
-        let message = format!("topic {}: {} partitions; it must be 1 to {MOST_PARTITIONS}", spec.name, spec.partitions);
-        return Err(LogError::Invalid(message));
-    }
-    if spec.segment_records == 0 {
-        return Err(LogError::Invalid(format!("topic {}: segment_records must not be 0", spec.name)));
-    }
-    Ok(())
-}
-
-/// Whether a topic that is `known` may become `wanted`.
-fn check_growth(known: &TopicSpec, wanted: &TopicSpec) -> Result<()> {
-    if wanted.segment_records != known.segment_records {
-        return Err(LogError::Invalid(format!(
-            "topic {}: its segment_records is {} and cannot be changed to {}",
-            known.name, known.segment_records, wanted.segment_records
-        )));
-    }
-    if wanted.partitions < known.partitions {
-        return Err(LogError::Invalid(format!(
-            "topic {}: it has {} partitions and cannot shrink to {}",
-            known.name, known.partitions, wanted.partitions
-        )));
-    }
-    Ok(())
 }
 
 /// How many bytes an append takes in the log.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use views::{Offset, TopicPartition};
 
-use crate::error::Result;
+use crate::error::{LogError, Result};
 
 /// A topic as it is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,53 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// Every multiple of this is a cut. Fixed when the topic is created.
     pub segment_records: u64,
+}
+
+/// More partitions than this are a mistake: each costs a task here and files there.
+const MOST_PARTITIONS: u32 = 10_000;
+
+impl TopicSpec {
+    /// Whether a topic may be called this.
+    pub(crate) fn check_name(name: &str) -> Result<()> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > 200 || name == "." || name == ".." || !name.bytes().all(allowed) {
+            return Err(LogError::Invalid(format!(
+                "topic name {name:?}: it must be 1 to 200 letters, digits, `.`, `_` or `-`, and not `.` or `..`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether there may be such a topic.
+    pub(crate) fn check(&self) -> Result<()> {
+        Self::check_name(&self.name)?;
+        let Self { name, partitions, .. } = self;
+        if !(1..=MOST_PARTITIONS).contains(partitions) {
+            let message = format!("topic {name}: {partitions} partitions; it must be 1 to {MOST_PARTITIONS}");
+            return Err(LogError::Invalid(message));
+        }
+        if self.segment_records == 0 {
+            return Err(LogError::Invalid(format!("topic {name}: segment_records must not be 0")));
+        }
+        Ok(())
+    }
+
+    /// Whether the topic may become `wanted`.
+    pub(crate) fn check_growth(&self, wanted: &Self) -> Result<()> {
+        if wanted.segment_records != self.segment_records {
+            return Err(LogError::Invalid(format!(
+                "topic {}: its segment_records is {} and cannot be changed to {}",
+                self.name, self.segment_records, wanted.segment_records
+            )));
+        }
+        if wanted.partitions < self.partitions {
+            return Err(LogError::Invalid(format!(
+                "topic {}: it has {} partitions and cannot shrink to {}",
+                self.name, self.partitions, wanted.partitions
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// A record as it is in the log.

@@ -60,13 +60,11 @@ impl TieredLog {
         start: Offset,
         limit: ReadLimit,
     ) -> Result<Vec<Record>> {
-        let segments = self.archived(of, start).await?;
-        let end = segments.last().map_or(0, |segment| segment.end);
-        if end < start {
-            return Err(LogError::Hole(format!(
-                "offsets {end} to {} of {of} are neither in the archive nor in the log",
-                start - 1
-            )));
+        let mut segments = self.archived(of, start).await?;
+        if segments.last().is_none_or(|last| last.end < start) {
+            // What the log has let go of is archived: the listing is behind, or there is a hole.
+            segments = self.archive.list_through(of, start).await.map_err(|error| lost(of, start, error))?.into();
+            self.archived.lock().insert(of.clone(), segments.clone());
         }
         let first = segments.partition_point(|segment| segment.end <= from);
         for segment in &segments[first..] {
@@ -107,6 +105,14 @@ impl TieredLog {
         while readings.len() > REMEMBERED {
             readings.pop_front();
         }
+    }
+}
+
+/// What a hole in the archive means to one who reads the log.
+fn lost(of: &TopicPartition, start: Offset, error: LogError) -> LogError {
+    match error {
+        LogError::Hole(hole) => LogError::Hole(format!("the log of {of} begins at offset {start}: {hole}")),
+        error => error,
     }
 }
 

@@ -158,7 +158,8 @@ impl Reader {
     /// `statuses` were taken before the read, so the answer reaches at least as far, and this is an upper bound.
     async fn lag(&self, view: &PreparedView, statuses: &[PartitionStatus], position: &Position) -> Lag {
         let mut lag = Lag { time: Some(Duration::ZERO), error: None };
-        for partition in view.partitions() {
+        let added = statuses.iter().map(|status| &status.partition).filter(|it| !view.partitions().contains(it));
+        for partition in view.partitions().iter().chain(added) {
             let Some(status) = statuses.iter().find(|status| status.partition == *partition) else {
                 let error = Some(format!("the speed layer does not follow {partition} yet"));
                 return Lag { time: None, error };

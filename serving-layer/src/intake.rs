@@ -29,6 +29,8 @@ pub struct Intake {
     encoder: Arc<EventEncoder>,
     dead_letters: TopicPartition,
     dead_letter_schema_id: u32,
+    /// How many partitions the topic has.
+    partitions: AtomicU32,
     /// Where the keyless events of the next request go.
     next: AtomicU32,
     accepted: IntCounter,
@@ -79,11 +81,17 @@ impl Intake {
             dead_letter_schema_id,
             encoder: Arc::new(EventEncoder::new(source, schema_id)?.for_views(own)),
             source: source.clone(),
+            partitions: AtomicU32::new(source.partitions),
             next: AtomicU32::new(0),
             accepted: metrics.events_accepted.with_label_values(&[&source.name]),
             rejected: metrics.events_rejected.with_label_values(&[&source.name]),
             refused: Mutex::default(),
         })
+    }
+
+    /// Spreads events over so many partitions from now on, should there have been fewer before.
+    pub fn grow_to(&self, partitions: usize) {
+        self.partitions.fetch_max(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// How many events this process accepted.
@@ -138,7 +146,7 @@ impl Intake {
     }
 
     fn by_partition(&self, events: Vec<EncodedEvent>) -> BTreeMap<TopicPartition, Vec<NewRecord>> {
-        let partitions = self.source.partitions.max(1);
+        let partitions = self.partitions.load(Ordering::Relaxed).max(1);
         // All keyless events of a request go to one partition: one append, and they stay together.
         let keyless = self.next.fetch_add(1, Ordering::Relaxed) % partitions;
         let mut appends: BTreeMap<TopicPartition, Vec<NewRecord>> = BTreeMap::new();

@@ -22,6 +22,9 @@ use crate::ports::{ArchiveStatus, BatchRuns, SpeedStatus, Verify};
 use crate::prepared::PreparedViews;
 use crate::routes;
 
+/// How often to look for partitions that were added.
+const LOOK_FOR_PARTITIONS: Duration = Duration::from_secs(5);
+
 /// What the server is plugged together from.
 #[derive(Clone)]
 pub struct Parts {
@@ -145,8 +148,10 @@ impl Serving {
         let mut ends_at_start = Vec::new();
         for source in &parts.application.sources {
             let intake = Intake::new(source, &parts.application.views, &parts.registry, &metrics).await?;
+            let kept = parts.log.bounds(&source.name).await?;
+            intake.grow_to(kept.len());
             intakes.insert(source.name.clone(), intake);
-            for (partition, bounds) in (0u32..).zip(parts.log.bounds(&source.name).await?) {
+            for (partition, bounds) in (0u32..).zip(kept) {
                 ends_at_start.push((TopicPartition::new(source.name.clone(), partition), bounds.end));
             }
         }
@@ -168,6 +173,21 @@ impl Serving {
             parts,
             settings,
         })
+    }
+
+    /// Looks again and again for partitions that were added to a topic while it is served.
+    async fn notice_partitions(self: Arc<Self>) {
+        let mut looks = tokio::time::interval(LOOK_FOR_PARTITIONS);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            for (topic, intake) in &self.intakes {
+                // A log that does not answer now is looked at the next time.
+                if let Ok(kept) = self.parts.log.bounds(topic).await {
+                    intake.grow_to(kept.len());
+                }
+            }
+        }
     }
 
     /// What keeps the speed layer from having folded everything that was in the log when the server started.
@@ -200,6 +220,7 @@ pub struct RunningServer {
     addr: SocketAddr,
     handle: ServerHandle,
     running: JoinHandle<std::io::Result<()>>,
+    noticing: JoinHandle<()>,
 }
 
 impl Server {
@@ -210,6 +231,7 @@ impl Server {
     /// [`StartError`] when the address is taken, or a part refuses.
     pub async fn start(parts: Parts, settings: ServeSettings) -> Result<RunningServer, StartError> {
         let serving = web::Data::new(Serving::new(parts, settings.clone()).await?);
+        let noticed = serving.clone().into_inner();
         let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
         let app = move || {
             App::new()
@@ -235,7 +257,8 @@ impl Server {
             server.addrs().first().copied().ok_or_else(|| listen(std::io::ErrorKind::AddrNotAvailable.into()))?;
         let server = server.run();
         let handle = server.handle();
-        Ok(RunningServer { addr, handle, running: tokio::spawn(server) })
+        let noticing = tokio::spawn(noticed.notice_partitions());
+        Ok(RunningServer { addr, handle, running: tokio::spawn(server), noticing })
     }
 }
 
@@ -246,8 +269,10 @@ impl RunningServer {
     }
 
     /// Stops. With `graceful`, takes no new connections and waits for the requests that are going on.
-    pub async fn stop(self, graceful: bool) {
+    pub async fn stop(mut self, graceful: bool) {
         self.handle.stop(graceful).await;
+        self.noticing.abort();
+        let _ = (&mut self.noticing).await;
         if let Ok(Err(error)) = self.running.await {
             tracing::warn!(%error, "the HTTP server ended with an error");
         }

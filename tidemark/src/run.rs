@@ -23,6 +23,8 @@ use event_log::{EventLog, TopicSpec};
 use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
 use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use view_store::embedded::EmbeddedStore;
 use views::{Application, TopicPartition};
@@ -45,6 +47,9 @@ const BATCH_GRACE: Duration = Duration::from_secs(2);
 /// How often to look whether the archiver of another process has sealed what a batch run waits for.
 const LOOK_AT_ARCHIVE: Duration = Duration::from_millis(200);
 
+/// How often to look for partitions that were added to a topic.
+const LOOK_FOR_PARTITIONS: Duration = Duration::from_secs(5);
+
 /// How often to look whether everything must be opened again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -62,7 +67,7 @@ pub struct Running {
     runs: Arc<Runs>,
     timer: Option<BatchTimer>,
     speed: Option<Arc<SpeedLayer>>,
-    archiver: Option<Arc<Archiver>>,
+    archiving: Option<Archiving>,
     application: Arc<Application>,
     log: Arc<dyn EventLog>,
     store: Arc<dyn ViewStore>,
@@ -94,7 +99,7 @@ impl Running {
         let log: Arc<dyn EventLog> = watched.clone();
         refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings.data).await?;
 
-        let archiver = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
+        let archiving = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
         let speed = match role.keeps_deltas() {
             true => {
                 let parts = SpeedParts {
@@ -115,11 +120,12 @@ impl Running {
         let mut engine = batch_layer::Settings::new(spill.join("batch"));
         engine.memory_bytes = settings.batch.memory.bytes();
         let audit = batch_layer::Settings { spill_dir: spill.join("verify"), ..engine.clone() };
-        let sealed: Arc<dyn SealedUpTo> = match &archiver {
+        let archiver = archiving.as_ref().map(|archiving| &archiving.archiver);
+        let sealed: Arc<dyn SealedUpTo> = match archiver {
             Some(archiver) => archiver.clone(),
             None => Arc::new(PolledArchive::new(archive.clone(), LOOK_AT_ARCHIVE)),
         };
-        let archived: Arc<dyn ArchiveStatus> = match &archiver {
+        let archived: Arc<dyn ArchiveStatus> = match archiver {
             Some(archiver) => Arc::new(Sealing(archiver.clone())),
             None => Arc::new(ArchiveElsewhere::watch(&application, archive.clone(), log.clone())),
         };
@@ -138,7 +144,7 @@ impl Running {
         let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
 
         let metrics = prometheus::Registry::new();
-        metrics::register(&metrics, speed.as_ref(), archiver.as_ref(), embedded.clone())?;
+        metrics::register(&metrics, speed.as_ref(), archiver, embedded.clone())?;
         let deltas: Arc<dyn SpeedStatus> = match (&speed, role) {
             (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
             _ => Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched)),
@@ -176,7 +182,7 @@ impl Running {
         };
         let data = settings.data;
         let running =
-            Self { server, batch, watch, runs, timer, speed, archiver, application, log, store, embedded, role, data };
+            Self { server, batch, watch, runs, timer, speed, archiving, application, log, store, embedded, role, data };
         running.rebuild_changed_views().await?;
         Ok(running)
     }
@@ -251,9 +257,45 @@ impl Running {
         if let Some(speed) = self.speed {
             speed.stop().await;
         }
-        if let Some(archiver) = self.archiver {
-            archiver.stop().await;
+        if let Some(archiving) = self.archiving {
+            archiving.stop().await;
         }
+    }
+}
+
+/// The archiver of this process.
+struct Archiving {
+    archiver: Arc<Archiver>,
+    /// Looks for partitions that are added.
+    growing: JoinHandle<()>,
+}
+
+impl Archiving {
+    async fn stop(mut self) {
+        self.growing.abort();
+        let _ = (&mut self.growing).await;
+        self.archiver.stop().await;
+    }
+}
+
+impl Drop for Archiving {
+    fn drop(&mut self) {
+        self.growing.abort();
+    }
+}
+
+/// Archives partitions that are added to a topic while the process runs, too.
+async fn archive_added(archiver: Arc<Archiver>, log: Arc<dyn EventLog>, mut topics: Vec<TopicSpec>) {
+    let mut looks = tokio::time::interval(LOOK_FOR_PARTITIONS);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        for topic in &mut topics {
+            // A log that does not answer now is looked at the next time.
+            let Ok(kept) = log.bounds(&topic.name).await else { continue };
+            topic.partitions = topic.partitions.max(u32::try_from(kept.len()).unwrap_or(0));
+        }
+        archiver.follow(&topics);
     }
 }
 
@@ -263,13 +305,16 @@ fn start_archiver(
     log: Arc<dyn EventLog>,
     archive: &Arc<Archive>,
     registry: &Arc<dyn SchemaRegistry>,
-) -> Arc<Archiver> {
+) -> Archiving {
     let sources = application.sources.iter();
     let options = ArchiverOptions {
         retention: sources.map(|source| (source.name.to_string(), source.retention)).collect(),
         ..ArchiverOptions::default()
     };
-    Arc::new(Archiver::start(log, archive.clone(), registry.clone(), topics, options))
+    let archiver = Archiver::start(log.clone(), archive.clone(), registry.clone(), topics.clone(), options);
+    let archiver = Arc::new(archiver);
+    let growing = tokio::spawn(archive_added(archiver.clone(), log, topics));
+    Archiving { archiver, growing }
 }
 
 fn start_speed(parts: SpeedParts, application: &Application, settings: &Settings) -> Result<Arc<SpeedLayer>> {

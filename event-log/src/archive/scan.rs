@@ -15,7 +15,7 @@ use super::reader::{ArchivedEvent, OpenSegment, decompressor};
 use crate::decode::datums::{DatumDecoder, Event};
 use crate::encode::wire::split_frame;
 use crate::error::{LogError, Result};
-use crate::registry::SchemaRegistry;
+use crate::registry::{self, SchemaRegistry};
 
 /// The events of one segment, as batches of the columns that were asked for, in offset order.
 ///
@@ -46,11 +46,11 @@ impl SegmentScan {
                 decoder.learn(schema_id, &writer.ok_or_else(|| segment.damaged("its schema is not a record"))?);
             }
             Layout::Framed => {
-                for id in schema_ids(&segment).await? {
-                    match registry.schema(id).await {
+                for (id, schema) in registry::schemas(registry, schema_ids(&segment).await?).await? {
+                    match schema {
                         Ok(schema) => decoder.learn(id, &schema),
-                        Err(LogError::NotFound(_) | LogError::Invalid(_)) => {}
-                        Err(error) => return Err(error),
+                        Err(LogError::Invalid(reason)) => decoder.learn_useless(id, reason),
+                        Err(_) => {}
                     }
                 }
             }

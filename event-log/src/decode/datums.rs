@@ -132,6 +132,12 @@ impl DatumDecoder {
         self.writers.push(Writer::new(id, schema, &self.reader));
     }
 
+    /// Tells it that no event with this id can be decoded, and why.
+    pub fn learn_useless(&mut self, id: u32, reason: String) {
+        self.by_id.insert(id, self.writers.len());
+        self.writers.push(Writer::Unreadable(reason));
+    }
+
     /// Decodes events of one partition, in the order of their offsets.
     ///
     /// # Errors

@@ -18,14 +18,59 @@ use views::{Segment, TopicPartition};
 use crate::clicks::{CLICK, Schemas, append_time, click, clicks, framed, records};
 
 struct Case {
-    objects: Arc<InMemory>,
+    objects: Arc<dyn ObjectStore>,
     archive: Archive,
     partition: TopicPartition,
 }
 
-fn case() -> Case {
-    let objects = Arc::new(InMemory::new());
-    let archive = Archive::new(objects.clone(), "lake/tidemark");
+/// Where an archive is. Every test of what goes in and comes out runs on all of these.
+#[derive(Debug, Clone, Copy)]
+enum On {
+    Memory,
+    S3,
+    /// Every object is put in parts.
+    S3InParts,
+}
+
+macro_rules! on_every_store {
+    ($($test:ident)*) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::Memory).await })*
+        }
+        mod on_s3 {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::S3).await })*
+        }
+        mod on_s3_in_parts {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::S3InParts).await })*
+        }
+    };
+}
+
+on_every_store! {
+    a_flat_segment_reads_back_exactly_and_is_named_by_its_offsets
+    several_schemas_and_values_that_are_no_datum_are_framed
+    a_late_odd_value_makes_the_same_object_as_an_early_knowledge_of_it
+    records_are_read_from_any_offset_of_many_blocks
+    empty_segments_and_segments_of_markers_are_whole_files
+    holes_and_overlaps_are_named_and_strangers_are_passed_over
+    every_flipped_byte_and_every_cut_is_detected_by_name
+    a_damaged_object_hides_no_other_and_a_misplaced_one_is_noticed
+    events_that_are_not_where_the_header_says_are_refused_however_they_are_read
+    the_same_segment_twice_is_one_object_and_other_content_is_refused
+    any_avro_reader_reads_a_flat_file
+    whatever_was_written_is_read_back
+    frozen_objects_are_read_and_written_as_ever
+}
+
+async fn case(on: On) -> Case {
+    let objects: Arc<dyn ObjectStore> = match on {
+        On::Memory => Arc::new(InMemory::new()),
+        On::S3 | On::S3InParts => crate::s3::folder().await,
+    };
+    let mut archive = Archive::new(objects.clone(), "lake/tidemark");
+    if matches!(on, On::S3InParts) {
+        archive = archive.in_parts_above(0);
+    }
     Case { objects, archive, partition: TopicPartition::new("clicks", 3) }
 }
 
@@ -47,9 +92,8 @@ fn marker(offset: u64, number: u64) -> Record {
     Record { offset, append_time: append_time(offset), content: Content::Marker(number) }
 }
 
-#[tokio::test]
-async fn a_flat_segment_reads_back_exactly_and_is_named_by_its_offsets() {
-    let case = case();
+async fn a_flat_segment_reads_back_exactly_and_is_named_by_its_offsets(on: On) {
+    let case = case(on).await;
     let mut written = records(100, clicks(1, 30));
     written.push(marker(130, 7));
     let segment = case.put(100, 6, 131, &written).await;
@@ -64,8 +108,7 @@ async fn a_flat_segment_reads_back_exactly_and_is_named_by_its_offsets() {
     assert_eq!(header.last_append_time, Some(append_time(130)));
 }
 
-#[tokio::test]
-async fn several_schemas_and_values_that_are_no_datum_are_framed() {
+async fn several_schemas_and_values_that_are_no_datum_are_framed(on: On) {
     let mut chance = StdRng::seed_from_u64(2);
     let good = click(&mut chance, 1);
     let Content::Event { value: whole, .. } = &good else { panic!("{good:?}") };
@@ -84,7 +127,7 @@ async fn several_schemas_and_values_that_are_no_datum_are_framed() {
     ];
     for (what, odd) in odd {
         for place in [0, 1, 5] {
-            let case = case();
+            let case = case(on).await;
             let mut contents = clicks(3, 5);
             contents.insert(place, odd.clone());
             let written = records(0, contents);
@@ -95,10 +138,9 @@ async fn several_schemas_and_values_that_are_no_datum_are_framed() {
     }
 }
 
-#[tokio::test]
-async fn a_late_odd_value_makes_the_same_object_as_an_early_knowledge_of_it() {
+async fn a_late_odd_value_makes_the_same_object_as_an_early_knowledge_of_it(on: On) {
     // Several blocks are laid flat before the odd value comes; the object must not depend on that.
-    let case = case();
+    let case = case(on).await;
     let mut contents = clicks(4, 60_000);
     contents.push(Content::Event { key: None, value: Bytes::from_static(b"odd") });
     let segment = case.put(0, 0, 60_001, &records(0, contents.clone())).await;
@@ -121,9 +163,8 @@ async fn a_late_odd_value_makes_the_same_object_as_an_early_knowledge_of_it() {
     assert_eq!(case.archive.read(&segment).await.unwrap(), written);
 }
 
-#[tokio::test]
-async fn records_are_read_from_any_offset_of_many_blocks() {
-    let case = case();
+async fn records_are_read_from_any_offset_of_many_blocks(on: On) {
+    let case = case(on).await;
     let mut written = records(10, clicks(5, 50_000));
     written.retain(|record| record.offset % 7 != 0);
     written.push(marker(60_000, 1));
@@ -136,9 +177,8 @@ async fn records_are_read_from_any_offset_of_many_blocks() {
     }
 }
 
-#[tokio::test]
-async fn empty_segments_and_segments_of_markers_are_whole_files() {
-    let case = case();
+async fn empty_segments_and_segments_of_markers_are_whole_files(on: On) {
+    let case = case(on).await;
     let empty = case.put(0, 0, 10, &[]).await;
     let markers = case.put(10, 4, 13, &[marker(10, 2), marker(11, 4), marker(12, 5)]).await;
     assert_eq!(case.archive.list(&case.partition).await.unwrap(), [empty.clone(), markers.clone()]);
@@ -150,9 +190,8 @@ async fn empty_segments_and_segments_of_markers_are_whole_files() {
     assert_eq!(avro, []);
 }
 
-#[tokio::test]
-async fn holes_and_overlaps_are_named_and_strangers_are_passed_over() {
-    let case = case();
+async fn holes_and_overlaps_are_named_and_strangers_are_passed_over(on: On) {
+    let case = case(on).await;
     case.put(0, 0, 10, &[]).await;
     let later = case.put(20, 0, 30, &[]).await;
     case.objects.put(&"lake/tidemark/clicks/00003/README".into(), "hello".into()).await.unwrap();
@@ -175,10 +214,9 @@ async fn holes_and_overlaps_are_named_and_strangers_are_passed_over() {
     assert!(hole.contains("0 to 4"), "{hole}");
 }
 
-#[tokio::test]
-async fn every_flipped_byte_and_every_cut_is_detected_by_name() {
+async fn every_flipped_byte_and_every_cut_is_detected_by_name(on: On) {
     for id in [1, 2] {
-        let case = case();
+        let case = case(on).await;
         let mut chance = StdRng::seed_from_u64(6);
         let mut contents = vec![click(&mut chance, 1), click(&mut chance, id), click(&mut chance, 1)];
         contents.push(Content::Marker(3));
@@ -201,9 +239,8 @@ async fn every_flipped_byte_and_every_cut_is_detected_by_name() {
     }
 }
 
-#[tokio::test]
-async fn a_damaged_object_hides_no_other_and_a_misplaced_one_is_noticed() {
-    let case = case();
+async fn a_damaged_object_hides_no_other_and_a_misplaced_one_is_noticed(on: On) {
+    let case = case(on).await;
     let first = case.put(0, 0, 10, &records(0, clicks(7, 10))).await;
     let second = case.put(10, 0, 20, &records(10, clicks(8, 10))).await;
     let third = case.put(20, 0, 30, &records(20, clicks(9, 10))).await;
@@ -238,9 +275,8 @@ fn reworded(object: &[u8], name: &str, from: &str, to: &str) -> Vec<u8> {
     forged
 }
 
-#[tokio::test]
-async fn events_that_are_not_where_the_header_says_are_refused_however_they_are_read() {
-    let case = case();
+async fn events_that_are_not_where_the_header_says_are_refused_however_they_are_read(on: On) {
+    let case = case(on).await;
     let segment = case.put(100, 0, 120, &records(100, clicks(7, 10))).await;
     let object = case.object(&segment).await;
     let source = crate::archive_scan::source(CLICK);
@@ -259,9 +295,8 @@ async fn events_that_are_not_where_the_header_says_are_refused_however_they_are_
     }
 }
 
-#[tokio::test]
-async fn the_same_segment_twice_is_one_object_and_other_content_is_refused() {
-    let case = case();
+async fn the_same_segment_twice_is_one_object_and_other_content_is_refused(on: On) {
+    let case = case(on).await;
     let written = records(0, clicks(10, 20));
     let put = || case.archive.put(&case.partition, Segment::FIRST, 20, &written, &Schemas);
     let (one, two, three) = tokio::join!(put(), put(), put());
@@ -282,9 +317,8 @@ async fn the_same_segment_twice_is_one_object_and_other_content_is_refused() {
     assert!(matches!(put().await, Err(LogError::Damaged(_))));
 }
 
-#[tokio::test]
-async fn any_avro_reader_reads_a_flat_file() {
-    let case = case();
+async fn any_avro_reader_reads_a_flat_file(on: On) {
+    let case = case(on).await;
     let contents = clicks(12, 500);
     let written = records(40, contents);
     let segment = case.put(40, 0, 540, &written).await;
@@ -314,13 +348,12 @@ async fn any_avro_reader_reads_a_flat_file() {
     assert_eq!(rows, 500);
 }
 
-#[tokio::test]
-async fn whatever_was_written_is_read_back() {
+async fn whatever_was_written_is_read_back(on: On) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     for _ in 0..60 {
-        let case = case();
+        let case = case(on).await;
         let (start, count) = (chance.random_range(0..1000), chance.random_range(0..300));
         let odd = chance.random_bool(0.3);
         let mut written = Vec::new();
@@ -344,11 +377,10 @@ async fn whatever_was_written_is_read_back() {
 }
 
 /// The objects of this version of the format. They stay readable for ever; another format gets another folder.
-#[tokio::test]
-async fn frozen_objects_are_read_and_written_as_ever() {
+async fn frozen_objects_are_read_and_written_as_ever(on: On) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/frozen/archive-v1");
     for (file, odd) in [("flat.avro", None), ("framed.avro", Some(2))] {
-        let case = case();
+        let case = case(on).await;
         let fixed = |id, url: &str, user: Option<&str>| {
             let mut datum = Vec::new();
             let text = |out: &mut Vec<u8>, text: &str| {

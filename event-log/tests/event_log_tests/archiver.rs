@@ -8,6 +8,7 @@ use std::time::Duration;
 use event_log::archive::{Archive, Layout};
 use event_log::archiver::{Archiver, ArchiverOptions, Ended};
 use event_log::faulty_objects::{FaultyObjects, ObjectFaults};
+use event_log::tiered::TieredLog;
 use event_log::{Content, EventLog, LogError, Record, TopicSpec};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -17,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use views::{Segment, TopicPartition};
 
 use crate::clicks::{MemoryLog, Schemas, append_time, click, clicks};
+use crate::lagging::Lagging;
 
 fn topic(partitions: u32, segment_records: u64) -> TopicSpec {
     TopicSpec { name: "clicks".to_owned(), partitions, segment_records }
@@ -45,7 +47,7 @@ async fn cuts(archive: &Archive) -> Vec<(u64, u64)> {
 }
 
 /// Everything in the archive of a partition equals the log up to where the archive ends. Markers that cut nothing are not kept.
-async fn assert_equals_log(archive: &Archive, log: &MemoryLog, partition: &TopicPartition) {
+pub async fn assert_equals_log(archive: &Archive, log: &MemoryLog, partition: &TopicPartition) {
     let mut archived = Vec::new();
     let segments = archive.list(partition).await.unwrap();
     for segment in &segments {
@@ -185,6 +187,53 @@ async fn a_store_that_fails_and_forgets_delays_the_archive_and_no_more() {
         assert_equals_log(&Archive::new(inner, "archive"), &log, &first()).await;
         archiver.stop().await;
     }
+}
+
+/// Archivers restart and the log lets go of what is archived, while listings show only what was put a while ago, and not in order.
+#[tokio::test]
+async fn a_listing_that_is_behind_does_no_harm() {
+    let lag = Duration::from_millis(300);
+    let inner = Arc::new(InMemory::new());
+    let log = MemoryLog::with("clicks", 1, 10).await;
+    let now = Arc::new(AtomicI64::new(append_time(1_000_000)));
+    let options = || {
+        let clock = now.clone();
+        ArchiverOptions {
+            retention: BTreeMap::from([("clicks".to_owned(), Duration::ZERO)]),
+            clock: Arc::new(move || clock.load(Ordering::SeqCst)),
+            backoff: Duration::from_millis(1)..=Duration::from_millis(20),
+            ..quick()
+        }
+    };
+    let lagging: Arc<dyn ObjectStore> = Arc::new(Lagging::new(inner.clone(), lag));
+    let archive =
+        Arc::new(Archive::new(lagging, "archive").with_listing_lag(Duration::from_secs(10)).in_parts_above(500));
+    let mut all = Vec::new();
+    for round in 0..8 {
+        println!("round {round}: waiting for two archivers that see old listings");
+        let archivers = [0, 1].map(|_| start(&log, &archive, topic(1, 10), options()));
+        let written = log.append(&first(), clicks(round, 35)).await.unwrap();
+        all.extend(log.all(&first()).into_iter().filter(|record| record.offset >= written.start));
+        for archiver in &archivers {
+            archiver.wait_sealed(&first(), written.end / 10 * 10).await.unwrap();
+        }
+        for archiver in archivers {
+            archiver.stop().await;
+        }
+    }
+    println!("waiting until the log has let go and a reader finds all of it in the archive");
+    let end = all.len() as u64 / 10 * 10;
+    log.trim(&first(), end).await.unwrap();
+    let tiered = TieredLog::new(log.clone(), archive.clone());
+    let mut read = Vec::new();
+    while (read.len() as u64) < end {
+        let next = read.len() as u64;
+        read.extend(tiered.read(&first(), next, event_log::ReadLimit::records(1000)).await.unwrap());
+    }
+    all.truncate(read.len());
+    assert!(read == all);
+    let kept: Vec<_> = inner.list(None).try_collect().await.unwrap();
+    assert_eq!(kept.len() as u64, end / 10, "no upload stays behind, and no segment is there twice");
 }
 
 #[tokio::test]

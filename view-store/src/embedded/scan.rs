@@ -4,10 +4,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch};
-use arrow::compute::kernels::cmp;
-use arrow::compute::{and, filter_record_batch, is_not_null};
-use datafusion::scalar::ScalarValue;
 use fjall::{Iter, Keyspace, Readable, UserKey, UserValue};
 use views::stored::StateCodec;
 use views::{Offset, SegmentId, TopicPartition, View, ViewError};
@@ -18,6 +14,7 @@ use super::moment::{DeltaSpace, Moment, ViewMoment};
 use super::newest::Newest;
 use crate::error::{Result, StoreError};
 use crate::store::{KeyRange, Origin, StateRows};
+use crate::tiles::Tiles;
 
 /// A chunk ends with the group that reaches one of these.
 const CHUNK_ROWS: usize = 4096;
@@ -49,15 +46,6 @@ enum Rest {
     All(Iter),
     /// Each sought.
     Newest(Box<Newest>),
-}
-
-/// Which tiles are wanted, where the order of the keys does not say it.
-struct Tiles {
-    column: usize,
-    from: Option<ScalarValue>,
-    to: Option<ScalarValue>,
-    /// The keys in range are the tiles in range, but for null tiles.
-    nulls_only: bool,
 }
 
 /// A row that was read and waits for its chunk to be full.
@@ -292,7 +280,7 @@ fn wanted(view: &View, codec: &StateCodec, range: &KeyRange) -> Result<Wanted> {
     if range.from.is_some() || range.to.is_some() {
         let time = view.time.ok_or_else(|| ViewError::Invalid(format!("view `{}` has no time column", view.name)))?;
         let key = if view.key_columns == 0 { Some([].as_slice()) } else { range.key.as_deref() };
-        let bound = |tile: &Option<ScalarValue>| match (key, tile) {
+        let bound = |tile: &Option<datafusion::scalar::ScalarValue>| match (key, tile) {
             (Some(key), Some(tile)) => codec.time_bound(key, tile),
             _ => Ok(None),
         };
@@ -313,31 +301,4 @@ fn wanted(view: &View, codec: &StateCodec, range: &KeyRange) -> Result<Wanted> {
         start = start.max(past);
     }
     Ok(Wanted { start, end, one_group, tiles })
-}
-
-impl Tiles {
-    /// Drops the rows outside; a null tile is neither before nor after anything.
-    fn keep(&self, rows: StateRows) -> Result<StateRows> {
-        let column = rows.states.column(self.column);
-        if self.nulls_only && column.null_count() == 0 {
-            return Ok(rows);
-        }
-        let mut kept = is_not_null(column).map_err(ViewError::from)?;
-        if let Some(from) = &self.from {
-            let from = from.to_scalar().map_err(ViewError::from)?;
-            kept = and(&kept, &cmp::gt_eq(column, &from).map_err(ViewError::from)?).map_err(ViewError::from)?;
-        }
-        if let Some(to) = &self.to {
-            let to = to.to_scalar().map_err(ViewError::from)?;
-            kept = and(&kept, &cmp::lt(column, &to).map_err(ViewError::from)?).map_err(ViewError::from)?;
-        }
-        filter(rows, &kept)
-    }
-}
-
-fn filter(rows: StateRows, kept: &BooleanArray) -> Result<StateRows> {
-    let states: RecordBatch = filter_record_batch(&rows.states, kept).map_err(ViewError::from)?;
-    let wanted = kept.iter().map(|kept| kept.unwrap_or(false));
-    let origins = rows.origins.into_iter().zip(wanted).filter_map(|(origin, kept)| kept.then_some(origin)).collect();
-    Ok(StateRows { states, origins })
 }

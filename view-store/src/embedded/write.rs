@@ -18,8 +18,9 @@ use super::{
     Inner, Writer, Written, bytes, delta_space_name, delta_space_options, failed, generation_space,
     generation_space_options, in_memory, record_of,
 };
+use crate::delta_write;
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, Progress, PublishOutcome, ViewDeltas, WriteOutcome};
+use crate::store::{DeltaWrite, PublishOutcome, ViewDeltas, WriteOutcome};
 
 /// Chunks of a generation's rows; `None` after the last.
 pub type Rows = mpsc::Receiver<Option<Result<RecordBatch>>>;
@@ -27,7 +28,7 @@ pub type Rows = mpsc::Receiver<Option<Result<RecordBatch>>>;
 impl Inner {
     /// Writes deltas and progress in one batch, when every view stands at `from`.
     pub fn write_deltas(&self, write: &DeltaWrite) -> Result<WriteOutcome> {
-        check_write(write)?;
+        delta_write::check(write)?;
         let mut encoded = Vec::with_capacity(write.views.len());
         for deltas in &write.views {
             encoded.push(self.encode(write, deltas)?);
@@ -67,7 +68,7 @@ impl Inner {
         let mut scratch = Vec::new();
         let mut segments = Vec::with_capacity(deltas.segments.len());
         for (segment, states) in &deltas.segments {
-            let through = through(write, deltas, *segment);
+            let through = delta_write::through(write, deltas, *segment);
             let states = codec.encode(states)?;
             let mut rows = Vec::with_capacity(states.len());
             for row in 0..states.len() {
@@ -446,46 +447,4 @@ fn count(rows: &mut Rows) -> Result<u64> {
         counted += chunk?.num_rows() as u64;
     }
     Ok(counted)
-}
-
-/// The offset a segment's deltas reach: the write's own, or the cut that ended the segment before it.
-fn through(write: &DeltaWrite, deltas: &ViewDeltas, segment: Segment) -> u64 {
-    let cuts = deltas.segments.iter().map(|(other, _)| other.start).chain([write.to.segment.start]);
-    cuts.filter(|cut| *cut > segment.start).fold(write.to.offset, u64::min)
-}
-
-/// What the port forbids whatever the store holds.
-fn check_write(write: &DeltaWrite) -> Result<()> {
-    let Progress { offset, segment: open } = write.to;
-    let invalid = |what: String| Err(StoreError::Invalid(format!("a write for {}: {what}", write.partition)));
-    if offset < write.from {
-        return invalid(format!("from {} back to {offset}", write.from));
-    }
-    if open.start > offset {
-        return invalid(format!("the open segment starts at {}, past {offset}", open.start));
-    }
-    let mut views = HashSet::new();
-    for deltas in &write.views {
-        let name = &deltas.view.name;
-        if *deltas.view.source.name != *write.partition.topic {
-            return invalid(format!("view `{name}` is over `{}`", deltas.view.source.name));
-        }
-        if !views.insert((name, &deltas.view.fingerprint)) {
-            return invalid(format!("view `{name}` twice"));
-        }
-        let mut starts = HashSet::new();
-        for (segment, states) in &deltas.segments {
-            let start = segment.start;
-            if start > open.start || segment.marker > open.marker {
-                return invalid(format!("view `{name}` has a segment at {start} past the open one at {}", open.start));
-            }
-            if start >= offset && states.num_rows() > 0 {
-                return invalid(format!("view `{name}` has deltas from {start} on, and they end at {offset}"));
-            }
-            if !starts.insert(start) {
-                return invalid(format!("view `{name}` has the segment at {start} twice"));
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Tests of this crate.
 
+mod cql;
 mod embedded;
 mod faults;
 mod fixture;

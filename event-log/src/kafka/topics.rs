@@ -1,0 +1,321 @@
+//! Topics: created with the settings that the guarantees need, and refused when they have others.
+//!
+//! Kafka has no place for a topic's `segment_records`, and every process must see the same number for ever. So it is a record of
+//! the internal topic `_tidemark_topics`, under the topic's name. The first record of a name counts: whoever
+//! appends one reads to the end afterwards and takes what came first.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset as At, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use views::{Offset, TopicPartition};
+
+use super::cluster::TopicNow;
+use super::lanes::position;
+use super::listener::Listener;
+use super::options::{LARGEST_BATCH, Role, refused};
+use super::{KafkaOptions, Parts};
+use crate::error::{LogError, Result};
+use crate::log::{Content, ReadLimit, TopicSpec};
+
+/// The internal topic.
+const SPECS: &str = "_tidemark_topics";
+/// A topic whose records are gone sooner is refused: they would be gone before they are archived.
+const SHORTEST_RETENTION_MS: i64 = 3_600_000;
+/// How long Kafka may take to create and to delete.
+const ADMIN: Duration = Duration::from_secs(15);
+
+/// The value of a record in the internal topic.
+#[derive(Debug, Serialize, Deserialize)]
+struct SpecRecord {
+    segment_records: u64,
+}
+
+/// What has been read of the internal topic.
+#[derive(Debug, Default)]
+pub(super) struct Specs {
+    segment_records: BTreeMap<String, u64>,
+    next: Offset,
+}
+
+/// The client that changes things, made when it is first needed.
+#[derive(Default)]
+pub(super) struct Admin(OnceCell<AdminClient<Listener>>);
+
+impl Admin {
+    async fn client(&self, options: &KafkaOptions, listener: &Listener) -> Result<&AdminClient<Listener>> {
+        let new = || async { AdminClient::from_config_and_context(&options.config(Role::Asker), listener.clone()) };
+        self.0.get_or_try_init(new).await.map_err(refused)
+    }
+}
+
+impl Parts {
+    /// See [`crate::EventLog::create_topic`].
+    pub async fn create_topic(&self, wanted: &TopicSpec) -> Result<()> {
+        wanted.check()?;
+        if wanted.name == SPECS || wanted.name.starts_with("__") {
+            return Err(LogError::Invalid(format!("topic name {:?}: it is kept for Kafka and Tidemark", wanted.name)));
+        }
+        let found = self.cluster.topic(&wanted.name).await?;
+        if let Some(now) = &found {
+            self.check_settings(now).await?;
+        }
+        // First what may be refused, so that a refused change changes nothing.
+        let known = self.read_specs().await?.get(&wanted.name).copied();
+        if let Some(now) = &found {
+            let segment_records = known.unwrap_or(wanted.segment_records);
+            now.spec(segment_records).check_growth(wanted)?;
+        }
+        let segment_records = match known {
+            Some(known) => known,
+            None => self.note_spec(wanted).await?,
+        };
+        if segment_records != wanted.segment_records {
+            TopicSpec { segment_records, ..wanted.clone() }.check_growth(wanted)?;
+        }
+        match found {
+            None => self.create(&wanted.name, wanted.partitions).await?,
+            Some(now) if now.partitions < wanted.partitions => self.add_partitions(wanted).await?,
+            Some(_) => return Ok(()),
+        }
+        self.wait_until_ready(wanted).await
+    }
+
+    /// See [`crate::EventLog::topics`].
+    pub async fn topics(&self) -> Result<Vec<TopicSpec>> {
+        let specs = self.read_specs().await?;
+        let (there, _) = self.cluster.topics().await?;
+        let spec = |now: &TopicNow| specs.get(&now.name).map(|segment_records| now.spec(*segment_records));
+        let mut topics: Vec<TopicSpec> = there.iter().filter_map(spec).collect();
+        topics.sort_by(|one, two| one.name.cmp(&two.name));
+        Ok(topics)
+    }
+
+    /// See [`crate::EventLog::trim`]. The partition exists.
+    pub async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()> {
+        let kept = self.ends.kafka(&self.cluster, of, Instant::now()).await?;
+        let before = before.min(kept.end);
+        if before <= kept.start {
+            return Ok(());
+        }
+        let context = || format!("trim {of}");
+        let failed = |error: KafkaError| self.listener.error(context(), error);
+        let mut asked = TopicPartitionList::with_capacity(1);
+        asked
+            .add_partition_offset(&of.topic, of.partition as i32, At::Offset(position(of, before)?))
+            .map_err(failed)?;
+        let admin = self.admin.client(&self.options, &self.listener).await?;
+        let answer = admin.delete_records(&asked, &admin_options()).await.map_err(failed)?;
+        for element in answer.elements() {
+            if let Err(error) = element.error() {
+                return match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::PolicyViolation) => Err(LogError::Invalid(format!(
+                        "{}: Kafka does not let go of records because cleanup.policy is without `delete`: set \
+                         cleanup.policy=delete on topic {}",
+                        context(),
+                        of.topic
+                    ))),
+                    _ => Err(failed(error)),
+                };
+            }
+            if let At::Offset(start) = element.offset() {
+                self.ends.starts(of, start.unsigned_abs());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the internal topic says, read to its end.
+    async fn read_specs(&self) -> Result<BTreeMap<String, u64>> {
+        let place = TopicPartition::new(SPECS, 0);
+        let mut specs = self.specs.lock().await;
+        match self.cluster.check(&place).await {
+            // Nobody has created a topic yet.
+            Err(LogError::NotFound(_)) => return Ok(BTreeMap::new()),
+            outcome => outcome?,
+        }
+        loop {
+            let limit = ReadLimit::records(10_000);
+            let records = self.readers.read(&self.cluster, &self.ends, &place, specs.next, limit).await?;
+            let Some(last) = records.last() else { return Ok(specs.segment_records.clone()) };
+            specs.next = last.offset + 1;
+            for record in records {
+                let Content::Event { key: Some(key), value } = record.content else { continue };
+                let spec = std::str::from_utf8(&key).ok().zip(serde_json::from_slice::<SpecRecord>(&value).ok());
+                let Some((name, spec)) = spec.filter(|(_, spec)| spec.segment_records > 0) else {
+                    return Err(LogError::Damaged(format!(
+                        "{place}: the record at offset {} says nothing",
+                        record.offset
+                    )));
+                };
+                specs.segment_records.entry(name.to_owned()).or_insert(spec.segment_records);
+            }
+        }
+    }
+
+    /// Notes a topic's `segment_records`, and returns what counts.
+    async fn note_spec(&self, topic: &TopicSpec) -> Result<u64> {
+        if self.cluster.topic(SPECS).await?.is_none() {
+            self.create(SPECS, 1).await?;
+            let specs = TopicSpec { name: SPECS.to_owned(), partitions: 1, segment_records: 1 };
+            self.wait_until_ready(&specs).await?;
+        }
+        let spec = SpecRecord { segment_records: topic.segment_records };
+        let value = serde_json::to_vec(&spec).map_err(|error| LogError::Invalid(error.to_string()))?;
+        let record = Content::Event { key: Some(Bytes::from(topic.name.clone())), value: value.into() };
+        self.appender.append(&self.cluster, &TopicPartition::new(SPECS, 0), vec![record]).await?;
+        let noted = self.read_specs().await?.get(&topic.name).copied();
+        noted
+            .ok_or_else(|| LogError::unavailable(format!("create topic {}", topic.name), "its record is not there yet"))
+    }
+
+    async fn create(&self, name: &str, partitions: u32) -> Result<()> {
+        let context = format!("create topic {name}");
+        let (_, brokers) = self.cluster.topics().await?;
+        let most = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
+        let replication = self.options.replication.unwrap_or(most);
+        let in_sync = if replication >= 3 { "2" } else { "1" };
+        let largest = LARGEST_BATCH.to_string();
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let new = NewTopic::new(name, partitions, TopicReplication::Fixed(replication))
+            .set("message.timestamp.type", "LogAppendTime")
+            .set("cleanup.policy", "delete")
+            // Records are let go of by `trim`, once they are archived, and by nothing else.
+            .set("retention.ms", "-1")
+            .set("retention.bytes", "-1")
+            .set("compression.type", "producer")
+            .set("min.insync.replicas", in_sync)
+            .set("unclean.leader.election.enable", "false")
+            .set("max.message.bytes", &largest);
+        let admin = self.admin.client(&self.options, &self.listener).await?;
+        let outcome = admin.create_topics([&new], &admin_options()).await;
+        let outcome = outcome.map_err(|error| self.listener.error(context.as_str(), error))?;
+        use RDKafkaErrorCode as Code;
+        match outcome.into_iter().find_map(std::result::Result::err) {
+            // Somebody was quicker, and it is ours all the same: whoever it was began with the settings above, or is met by
+            // the next call.
+            None | Some((_, Code::TopicAlreadyExists)) => Ok(()),
+            Some((_, code @ Code::InvalidTopic)) => Err(LogError::Invalid(format!(
+                "{context}: {code}: Kafka does not tell `.` from `_`, perhaps a topic of almost that name exists"
+            ))),
+            Some((_, code @ (Code::InvalidReplicationFactor | Code::PolicyViolation | Code::InvalidConfig))) => {
+                Err(LogError::Invalid(format!("{context} with {replication} replicas: {code}")))
+            }
+            Some((_, code)) => Err(self.listener.error(context, KafkaError::Global(code))),
+        }
+    }
+
+    async fn add_partitions(&self, wanted: &TopicSpec) -> Result<()> {
+        let context = format!("add partitions to topic {}", wanted.name);
+        let admin = self.admin.client(&self.options, &self.listener).await?;
+        let new = NewPartitions::new(&wanted.name, wanted.partitions as usize);
+        let outcome = admin.create_partitions([&new], &admin_options()).await;
+        let outcome = outcome.map_err(|error| self.listener.error(context.as_str(), error))?;
+        match outcome.into_iter().find_map(std::result::Result::err) {
+            None => Ok(()),
+            // Somebody may have added them meanwhile.
+            Some((_, code)) => match self.cluster.topic(&wanted.name).await? {
+                Some(now) if now.partitions >= wanted.partitions => Ok(()),
+                _ => Err(self.listener.error(context, KafkaError::Global(code))),
+            },
+        }
+    }
+
+    /// Waits until the brokers know the topic and every partition has a leader.
+    async fn wait_until_ready(&self, wanted: &TopicSpec) -> Result<()> {
+        let deadline = Instant::now() + ADMIN;
+        loop {
+            let now = self.cluster.topic(&wanted.name).await?;
+            if now.is_some_and(|now| now.ready && now.partitions >= wanted.partitions) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let why = "its partitions have no leaders yet";
+                return Err(LogError::unavailable(format!("create topic {}", wanted.name), why));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Refuses a topic whose settings would break a guarantee, and warns of those that may.
+    async fn check_settings(&self, topic: &TopicNow) -> Result<()> {
+        let name = topic.name.as_str();
+        let context = || format!("read the settings of topic {name}");
+        let failed = |error: KafkaError| self.listener.error(context(), error);
+        let admin = self.admin.client(&self.options, &self.listener).await?;
+        let asked = [ResourceSpecifier::Topic(name)];
+        let answers = admin.describe_configs(&asked, &admin_options()).await.map_err(failed)?;
+        for answer in answers {
+            check(topic, &Settings(answer.map_err(|code| failed(KafkaError::Global(code)))?))?;
+        }
+        Ok(())
+    }
+}
+
+impl TopicNow {
+    fn spec(&self, segment_records: u64) -> TopicSpec {
+        TopicSpec { name: self.name.clone(), partitions: self.partitions, segment_records }
+    }
+}
+
+struct Settings(ConfigResource);
+
+impl Settings {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.value.as_deref()
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        self.get(name)?.parse().ok()
+    }
+}
+
+fn check(topic: &TopicNow, settings: &Settings) -> Result<()> {
+    let name = topic.name.as_str();
+    let refuse = |setting: &str, value: &str, why: &str, remedy: &str| {
+        Err(LogError::Invalid(format!(
+            "topic {name}: {setting} is {value}, {why}: set {setting}={remedy} on the topic"
+        )))
+    };
+    let warn = |setting: &str, value: &str, why: &str| tracing::warn!(topic = name, setting, value, "{why}");
+
+    if let Some(value) = settings.get("message.timestamp.type").filter(|value| *value != "LogAppendTime") {
+        let why = "so that records carry the producers' clocks and not the log's";
+        return refuse("message.timestamp.type", value, why, "LogAppendTime");
+    }
+    if let Some(value) = settings.get("cleanup.policy").filter(|value| value.contains("compact")) {
+        return refuse("cleanup.policy", value, "so that Kafka deletes events that have a successor", "delete");
+    }
+    let deletes = settings.get("cleanup.policy").is_none_or(|value| value.contains("delete"));
+    if let Some(retention) = settings.number("retention.ms").filter(|retention| deletes && *retention >= 0) {
+        let value = retention.to_string();
+        if retention < SHORTEST_RETENTION_MS {
+            return refuse("retention.ms", &value, "so that events are gone before they are archived", "-1");
+        }
+        warn("retention.ms", &value, "events are lost if the archiver is down longer than the topic keeps them");
+    }
+    if let Some(retention) = settings.number("retention.bytes").filter(|retention| deletes && *retention >= 0) {
+        let value = retention.to_string();
+        warn("retention.bytes", &value, "events are lost if the archiver is behind by more than the topic keeps");
+    }
+    if let Some(in_sync) = settings.number("min.insync.replicas").filter(|it| *it < 2 && topic.replicas >= 3) {
+        let value = in_sync.to_string();
+        warn("min.insync.replicas", &value, "an acknowledged event may be on one broker only; 2 is safe");
+    }
+    if let Some(value) = settings.get("unclean.leader.election.enable").filter(|value| *value == "true") {
+        warn("unclean.leader.election.enable", value, "acknowledged events may be lost when brokers fail");
+    }
+    Ok(())
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ADMIN)).request_timeout(Some(ADMIN))
+}

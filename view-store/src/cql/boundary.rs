@@ -1,0 +1,176 @@
+//! The boundary: what is published and how far the deltas reach, read before any row.
+//!
+//! The progress moves only after its deltas, so whatever progress was read *before* the rows is a lower bound of what they
+//! hold. Two small reads; whoever asks while one is under way waits for the next and shares it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use views::{Offset, Segment};
+
+use super::Inner;
+use super::pointer::{Hold, Known};
+use crate::error::{Result, StoreError};
+use crate::store::Progress;
+
+/// What all reads of one moment share.
+#[derive(Debug)]
+pub struct Boundary {
+    /// When its reads began.
+    pub began: Instant,
+    /// When they had ended.
+    pub ended: Instant,
+    pub known: Arc<Known>,
+    /// By table and partition.
+    progress: HashMap<Arc<str>, BTreeMap<u32, Progress>>,
+}
+
+impl Boundary {
+    /// How far a view's deltas reach in a partition.
+    pub fn progress(&self, table: &str, partition: u32) -> Option<Progress> {
+        self.progress.get(table)?.get(&partition).copied()
+    }
+
+    /// The same for every partition.
+    pub fn all_progress(&self, table: &str) -> impl Iterator<Item = (u32, Progress)> + '_ {
+        self.progress.get(table).into_iter().flatten().map(|(partition, progress)| (*partition, *progress))
+    }
+
+    /// Where a view stands in every partition: the further of its deltas and its frontier.
+    pub fn stands(&self, table: &str, hold: Option<&Hold>) -> BTreeMap<u32, Offset> {
+        let mut stands = hold.map(|hold| hold.frontier.clone()).unwrap_or_default();
+        for (partition, progress) in self.all_progress(table) {
+            let reached = stands.entry(partition).or_insert(0);
+            *reached = progress.offset.max(*reached);
+        }
+        stands
+    }
+}
+
+/// The last boundary.
+#[derive(Default)]
+pub struct Boundaries {
+    /// Held while one is read.
+    reading: tokio::sync::Mutex<()>,
+    last: Mutex<Option<Arc<Boundary>>>,
+    /// None that began before this is used again: this handle changed something.
+    outdated: Mutex<Option<Instant>>,
+    /// Since when the pointer with this version has been seen.
+    seen: Mutex<Option<(i64, Instant)>>,
+}
+
+impl Boundaries {
+    /// Has the next read see what this handle changed just now.
+    pub fn outdate(&self) {
+        *self.outdated.lock() = Some(Instant::now());
+    }
+
+    /// The last one, however old.
+    pub fn last(&self) -> Option<Arc<Boundary>> {
+        self.last.lock().clone()
+    }
+
+    fn usable(&self, since: Instant) -> Option<Arc<Boundary>> {
+        self.last().filter(|last| last.began >= since)
+    }
+
+    fn since(&self, age: Duration) -> Instant {
+        let now = Instant::now();
+        let recent = now.checked_sub(age).unwrap_or(now);
+        (*self.outdated.lock()).map_or(recent, |outdated| recent.max(outdated))
+    }
+}
+
+impl Inner {
+    /// A boundary that may be a few milliseconds old, but has everything this handle wrote.
+    pub async fn recent_boundary(&self) -> Result<Arc<Boundary>> {
+        self.boundary_since(self.boundaries.since(self.options.boundary_age)).await
+    }
+
+    /// A boundary that is read now.
+    pub async fn fresh_boundary(&self) -> Result<Arc<Boundary>> {
+        self.boundary_since(Instant::now()).await
+    }
+
+    async fn boundary_since(&self, since: Instant) -> Result<Arc<Boundary>> {
+        if let Some(usable) = self.boundaries.usable(since) {
+            return Ok(usable);
+        }
+        let _reading = self.boundaries.reading.lock().await;
+        if let Some(usable) = self.boundaries.usable(since) {
+            return Ok(usable);
+        }
+        let began = Instant::now();
+        let (known, mut progress) = tokio::try_join!(self.read_pointer(&self.base.pointer), self.read_progress())?;
+        let mut known = Arc::new(known);
+        // Replicas may answer out of order; what this handle has seen it does not unsee.
+        if let Some(last) = self.boundaries.last() {
+            if last.known.version >= known.version {
+                known = last.known.clone();
+            }
+            for (table, before) in last.progress.iter().filter(|(table, _)| known.has(table)) {
+                let now = progress.entry(table.clone()).or_default();
+                for (partition, before) in before {
+                    let now = now.entry(*partition).or_insert(*before);
+                    if before.offset > now.offset {
+                        *now = *before;
+                    }
+                }
+            }
+        }
+        let ended = Instant::now();
+        let boundary = Arc::new(Boundary { began, ended, known, progress });
+        self.saw(boundary.known.version);
+        *self.boundaries.last.lock() = Some(boundary.clone());
+        Ok(boundary)
+    }
+
+    /// Since when this handle has seen the pointer with this version.
+    pub fn saw(&self, version: i64) -> Instant {
+        let mut seen = self.boundaries.seen.lock();
+        match *seen {
+            Some((last, since)) if last == version => since,
+            _ => {
+                let now = Instant::now();
+                *seen = Some((version, now));
+                now
+            }
+        }
+    }
+
+    async fn read_progress(&self) -> Result<HashMap<Arc<str>, BTreeMap<u32, Progress>>> {
+        let context = "reading the progress";
+        let found = self.rows(context, &self.base.progress, (&self.options.scope,)).await?;
+        let mut progress: HashMap<Arc<str>, BTreeMap<u32, Progress>> = HashMap::new();
+        let rows = found.rows::<(&str, i32, i64, i64, i64)>().map_err(|error| super::unreadable(context, error))?;
+        for row in rows {
+            let (table, partition, offset, start, marker) = row.map_err(|error| super::unreadable(context, error))?;
+            let unsigned = |number: i64| {
+                u64::try_from(number)
+                    .map_err(|_| StoreError::Damaged(format!("the progress of `{table}` has {number}")))
+            };
+            let segment = Segment { start: unsigned(start)?, marker: unsigned(marker)? };
+            let reached = Progress { offset: unsigned(offset)?, segment };
+            let partition = u32::try_from(partition)
+                .map_err(|_| StoreError::Damaged(format!("the progress of `{table}` has partition {partition}")))?;
+            match progress.get_mut(table) {
+                Some(partitions) => drop(partitions.insert(partition, reached)),
+                None => drop(progress.insert(table.into(), [(partition, reached)].into())),
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Whether what a read needs that began with `boundary` is still there for certain: `retire` waits as long as `grace`, and
+    /// afterwards takes only what the pointer of then does not need.
+    pub async fn still_holds(&self, boundary: &Boundary, table: &str) -> Result<bool> {
+        if boundary.began.elapsed() < self.options.grace {
+            return Ok(true);
+        }
+        let now = self.fresh_boundary().await?;
+        let same = now.known.hold(table) == boundary.known.hold(table);
+        Ok(same && now.known.has(table))
+    }
+}

@@ -1,0 +1,328 @@
+//! Deltas: reading the states to continue from, and writing them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use futures::future::try_join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
+use scylla::statement::batch::{Batch, BatchStatement, BatchType};
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::{CqlValue, MaybeUnset};
+use views::{Offset, Segment, SegmentId, View};
+
+use super::layout::group_columns;
+use super::view_table::ViewTable;
+use super::written::{Followed, Prior};
+use super::{Inner, failed, signed, unreadable, unsigned};
+use crate::delta_write;
+use crate::embedded::bytes;
+use crate::error::{Result, StoreError};
+use crate::store::{DeltaWrite, Priors, ViewDeltas, WriteOutcome};
+
+/// One batch has at most about this many bytes, and this many rows.
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_ROWS: usize = 4096;
+
+/// A bound value; not every column of every row has one.
+pub type Cell = MaybeUnset<CqlValue>;
+
+/// A row to be written.
+pub struct Insert {
+    pub values: Vec<Cell>,
+    pub size: usize,
+}
+
+pub fn bigint(number: i64) -> Cell {
+    Cell::Set(CqlValue::BigInt(number))
+}
+
+/// The rows of one write of one view, by CQL partition.
+#[derive(Default)]
+struct Rows {
+    partitions: HashMap<(Vec<u8>, i64), Vec<Insert>>,
+}
+
+/// What a view's write leaves in the cache.
+struct Touched {
+    group: Vec<u8>,
+    state: Vec<u8>,
+    through: Offset,
+}
+
+impl Inner {
+    /// See [`crate::ViewStore::deltas`].
+    pub async fn deltas(
+        &self,
+        view: &Arc<View>,
+        segment: &SegmentId,
+        marker: u64,
+        groups: &RecordBatch,
+        at: Offset,
+    ) -> Result<Priors> {
+        let mut boundary = match self.boundaries.last() {
+            Some(last) => last,
+            None => self.fresh_boundary().await?,
+        };
+        if boundary.known.table(view).is_none() {
+            boundary = self.fresh_boundary().await?;
+        }
+        let Some(table) = boundary.known.table(view) else {
+            return Err(StoreError::unavailable(
+                format!("reading deltas of view `{}`", view.name),
+                format!("it is not at {at} but at the start: it was let go of"),
+            ));
+        };
+        let table = self.view_table(view, table).await?;
+        let wanted = table.codec.encode_groups(groups)?;
+        let open = Segment { start: segment.start, marker };
+        let partition = segment.partition.partition;
+        let rows = 0..wanted.len();
+        let known =
+            self.written.lock().priors(&table.name, partition, open, at, rows.clone().map(|row| wanted.group(row)));
+        let missing: Vec<usize> = rows.filter(|row| known[*row] == Prior::Unknown).collect();
+        let read = self.read_priors(&table, segment, marker, groups, &wanted, &missing).await?;
+        let mut found: Vec<(usize, Offset, Vec<u8>)> = read;
+        for (row, prior) in known.into_iter().enumerate() {
+            if let Prior::State(through, state) = prior {
+                found.push((row, through, state.into_vec()));
+            }
+        }
+        found.sort_by_key(|(row, _, _)| *row);
+        let states = table.codec.decode(found.iter().map(|(row, _, state)| (wanted.group(*row), state.as_slice())))?;
+        Ok(Priors { states, through: found.into_iter().map(|(_, through, _)| through).collect() })
+    }
+
+    async fn read_priors(
+        &self,
+        table: &ViewTable,
+        segment: &SegmentId,
+        marker: u64,
+        groups: &RecordBatch,
+        wanted: &views::stored::EncodedStates,
+        missing: &[usize],
+    ) -> Result<Vec<(usize, Offset, Vec<u8>)>> {
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (keys, _) = group_columns(&table.view, groups.columns());
+        let keys = table.layout.keys(keys, groups.num_rows())?;
+        let buckets = table.layout.buckets(groups.columns(), groups.num_rows())?;
+        let partition = segment.partition.partition;
+        let (log_partition, start, marker) = (log_partition(partition)?, signed(segment.start)?, signed(marker)?);
+        let reads = missing.iter().map(|row| {
+            let (row, group) = (*row, wanted.group(*row));
+            let mut values = keys[row].clone();
+            values.push(CqlValue::BigInt(buckets[row]));
+            values.push(CqlValue::Blob(group.to_vec()));
+            values.extend([CqlValue::BigInt(0), CqlValue::Int(log_partition), CqlValue::BigInt(start)]);
+            async move {
+                let context = format!("reading deltas of view `{}`", table.view.name);
+                let _permit = self.permit().await?;
+                let rows = self.rows(&context, &table.select_one, values).await?;
+                let found = rows.maybe_first_row::<(Option<i64>, Option<i64>, Option<&[u8]>)>();
+                match found.map_err(|error| unreadable(&context, error))? {
+                    Some((Some(of), Some(through), Some(sealed))) if of == marker => {
+                        let through = unsigned(&context, through)?;
+                        let key = bytes::delta_key(group, partition, segment.start)?;
+                        let body = bytes::open(&key, sealed).map_err(|error| damaged(&table.view, group, &error))?;
+                        let (reaches, state) = bytes::split_delta(&body)?;
+                        if reaches != through {
+                            return Err(damaged(&table.view, group, "it reaches elsewhere than it says"));
+                        }
+                        Ok(Some((row, through, body[state].to_vec())))
+                    }
+                    _ => Ok(None),
+                }
+            }
+        });
+        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
+    }
+
+    /// See [`crate::ViewStore::write_deltas`].
+    pub async fn write_deltas(&self, write: &DeltaWrite) -> Result<WriteOutcome> {
+        delta_write::check(write)?;
+        let partition = write.partition.partition;
+        let boundary = self.fresh_boundary().await?;
+        for deltas in &write.views {
+            let table = boundary.known.table(&deltas.view);
+            let stands = table.map_or(0, |table| {
+                let progress = boundary.progress(table, partition).map_or(0, |progress| progress.offset);
+                let hold = boundary.known.hold(table).and_then(|hold| hold.frontier.get(&partition));
+                progress.max(hold.copied().unwrap_or(0))
+            });
+            if stands != write.from {
+                self.forget(write);
+                return Ok(WriteOutcome::Conflict);
+            }
+        }
+        let views: Vec<&Arc<View>> = write.views.iter().map(|deltas| &deltas.view).collect();
+        let tables = self.tables_for_writing(&views, &boundary).await?;
+        // From here on nothing is known of these states until all is written.
+        let mut followed: Vec<Followed> = {
+            let mut written = self.written.lock();
+            tables.iter().map(|table| written.take(&table.name, partition, write.to.segment, write.from)).collect()
+        };
+        let mut touched = Vec::with_capacity(tables.len());
+        let mut writes = FuturesUnordered::new();
+        for (deltas, table) in write.views.iter().zip(&tables) {
+            let (rows, of_open) = encode(write, deltas, table)?;
+            touched.push(of_open);
+            self.register_buckets(table, rows.partitions.keys().map(|(_, bucket)| *bucket)).await?;
+            let context: Arc<str> = format!("writing deltas of view `{}`", deltas.view.name).into();
+            for rows in rows.partitions.into_values() {
+                for (piece, pieces) in pieces(rows) {
+                    writes.push(self.insert(context.clone(), &table.insert_delta, with_pieces(piece, pieces, table)));
+                }
+            }
+        }
+        while let Some(written) = writes.next().await {
+            written?;
+        }
+        drop(writes);
+        self.write_progress(write, &tables).await?;
+        let mut written = self.written.lock();
+        for ((table, followed), touched) in tables.iter().zip(&mut followed).zip(touched) {
+            let mut followed = std::mem::replace(followed, Followed::new(write.to.segment, write.from));
+            for Touched { group, state, through } in touched {
+                followed.put(&group, through, &state);
+            }
+            written.put_back(&table.name, partition, followed.reached(write.to.offset));
+        }
+        drop(written);
+        self.boundaries.outdate();
+        Ok(WriteOutcome::Written)
+    }
+
+    fn forget(&self, write: &DeltaWrite) {
+        let Some(boundary) = self.boundaries.last() else { return };
+        let mut written = self.written.lock();
+        for deltas in &write.views {
+            if let Some(table) = boundary.known.table(&deltas.view) {
+                written.forget(table, write.partition.partition);
+            }
+        }
+    }
+
+    /// Moves the progress of all views of a write, in one CQL partition and so at once.
+    async fn write_progress(&self, write: &DeltaWrite, tables: &[Arc<ViewTable>]) -> Result<()> {
+        let context = format!("writing the progress of {}", write.partition);
+        let partition = log_partition(write.partition.partition)?;
+        let (offset, segment) = (signed(write.to.offset)?, write.to.segment);
+        let (start, marker) = (signed(segment.start)?, signed(segment.marker)?);
+        let scope = &self.options.scope;
+        let values: Vec<_> =
+            tables.iter().map(|table| (scope, &*table.name, partition, offset, start, marker, offset)).collect();
+        if values.is_empty() {
+            return Ok(());
+        }
+        let statements = vec![BatchStatement::from(self.base.set_progress.clone()); values.len()];
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+        batch.set_is_idempotent(true);
+        batch.set_consistency(self.options.write_consistency);
+        let done = self.session.batch(&batch, values).await;
+        done.map(drop).map_err(|error| failed(context, error))
+    }
+
+    /// Writes rows of one CQL partition, at once.
+    pub async fn insert(&self, context: Arc<str>, statement: &PreparedStatement, mut rows: Vec<Insert>) -> Result<()> {
+        let _permit = self.permit().await?;
+        if rows.len() == 1
+            && let Some(row) = rows.pop()
+        {
+            return self.execute(&context, statement, row.values).await;
+        }
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, vec![statement.clone().into(); rows.len()]);
+        batch.set_is_idempotent(true);
+        batch.set_consistency(self.options.write_consistency);
+        let values: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.values).collect();
+        let done = self.session.batch(&batch, values).await;
+        done.map(drop).map_err(|error| failed(&*context, error))
+    }
+
+    pub async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.permits.acquire().await.map_err(|error| StoreError::unavailable("waiting for requests under way", error))
+    }
+}
+
+/// The rows of one view's deltas, and the states that belong to the segment that stays open.
+fn encode(write: &DeltaWrite, deltas: &ViewDeltas, table: &ViewTable) -> Result<(Rows, Vec<Touched>)> {
+    let partition = write.partition.partition;
+    let mut rows = Rows::default();
+    let mut touched = Vec::new();
+    let mut scratch = Vec::new();
+    for (segment, states) in &deltas.segments {
+        let through = delta_write::through(write, deltas, *segment);
+        let encoded = table.codec.encode(states)?;
+        let count = states.num_rows();
+        let (keys, others) = group_columns(&table.view, states.columns());
+        let encoded_keys = table.encoded_keys(keys)?;
+        let typed = table.layout.keys(keys, count)?;
+        let others = table.layout.others(others, count)?;
+        let buckets = table.layout.buckets(states.columns(), count)?;
+        let (log_partition, start, marker) =
+            (log_partition(partition)?, signed(segment.start)?, signed(segment.marker)?);
+        for (row, (typed, others)) in typed.into_iter().zip(others).enumerate() {
+            let (group, state) = (encoded.group(row), encoded.state(row));
+            let key = bytes::delta_key(group, partition, segment.start)?;
+            let sealed = bytes::seal_delta(&key, through, state, &mut scratch);
+            let size = 2 * group.len() + sealed.len() + 128;
+            let mut values: Vec<Cell> = typed.into_iter().map(Cell::Set).collect();
+            values.push(bigint(buckets[row]));
+            values.push(Cell::Set(CqlValue::Blob(group.to_vec())));
+            values.extend([bigint(0), Cell::Set(CqlValue::Int(log_partition)), bigint(start)]);
+            values.extend(others.into_iter().map(Cell::from_option));
+            values.extend([bigint(marker), bigint(signed(through)?), Cell::Set(CqlValue::Int(1))]);
+            values.push(Cell::Set(CqlValue::Blob(sealed)));
+            values.push(bigint(signed(through)?));
+            let cql_partition =
+                (encoded_keys.as_ref().map_or(Vec::new(), |keys| keys.row(row).data().to_vec()), buckets[row]);
+            rows.partitions.entry(cql_partition).or_default().push(Insert { values, size });
+            if *segment == write.to.segment {
+                touched.push(Touched { group: group.to_vec(), state: state.to_vec(), through });
+            }
+        }
+    }
+    Ok((rows, touched))
+}
+
+/// A CQL partition's rows in as few batches as they fit in, with how many those are.
+fn pieces(rows: Vec<Insert>) -> Vec<(Vec<Insert>, i32)> {
+    let mut pieces: Vec<Vec<Insert>> = Vec::new();
+    let mut size = 0;
+    for row in rows {
+        match pieces.last_mut() {
+            Some(piece) if size + row.size <= BATCH_BYTES && piece.len() < BATCH_ROWS => {
+                size += row.size;
+                piece.push(row);
+            }
+            _ => {
+                size = row.size;
+                pieces.push(vec![row]);
+            }
+        }
+    }
+    let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX);
+    pieces.into_iter().map(|piece| (piece, count)).collect()
+}
+
+/// Rows that say in how many pieces their CQL partition was written: only those written in one appear at once.
+fn with_pieces(mut rows: Vec<Insert>, pieces: i32, table: &ViewTable) -> Vec<Insert> {
+    if pieces > 1 {
+        let place = table.insert_delta.get_variable_col_specs().len() - 3;
+        for row in &mut rows {
+            row.values[place] = Cell::Set(CqlValue::Int(pieces));
+        }
+    }
+    rows
+}
+
+pub fn log_partition(partition: u32) -> Result<i32> {
+    i32::try_from(partition).map_err(|_| StoreError::Invalid(format!("partition {partition} does not fit an int")))
+}
+
+/// A stored state that does not check out.
+pub fn damaged(view: &View, group: &[u8], error: &(impl std::fmt::Display + ?Sized)) -> StoreError {
+    let shown: String = group.iter().take(64).map(|byte| format!("{byte:02x}")).collect();
+    StoreError::Damaged(format!("view `{}`, group 0x{shown}: {error}", view.name))
+}
