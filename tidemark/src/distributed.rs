@@ -13,7 +13,7 @@ use batch_layer::BatchEngine;
 use clap::Args;
 use event_log::LogError;
 use event_log::archive::Archive;
-use event_log::registry::SchemaRegistry;
+use event_log::registry::{ConfluentOptions, ConfluentRegistry, SchemaRegistry};
 
 use crate::application::Folder;
 use crate::backends;
@@ -21,7 +21,7 @@ use crate::command_line::print;
 use crate::failure::{Context as _, Failure, Result};
 use crate::role::Role;
 use crate::run::Signals;
-use crate::settings::{Engine, Settings};
+use crate::settings::{Engine, Registry, Settings};
 
 /// How the processes of a cluster belong together.
 pub const CLUSTER: &str = "\
@@ -90,8 +90,12 @@ impl ExecutorArgs {
     ///
     /// When its parts or the scheduler cannot be had.
     pub async fn run(self, settings: Settings) -> Result {
-        settings.supported().map_err(Failure::usage)?;
         let archive_url = shared_archive(&settings)?;
+        if !archive_url.starts_with("file://") {
+            return Err(Failure::usage(format!(
+                "archive.url = \"{archive_url}\": executors read files only in this version"
+            )));
+        }
         let archive = Arc::new(backends::open_archive(&settings.archive_dir())?);
         let cores = self.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let memory = settings.batch.memory.bytes();
@@ -114,7 +118,7 @@ impl ExecutorArgs {
             target_partitions: cores,
             ..batch_layer::Settings::new(spill)
         };
-        let worker = Worker::new(name.clone(), archive, archive_url, Arc::new(NoRegistry), &local);
+        let worker = Worker::new(name.clone(), archive, archive_url, open_registry(&settings).await?, &local);
         let ready = || print(format!("tidemark batch-executor ready on {name} ({cores} tasks at once)\n"));
         run_executor(cluster, worker, ready).await.map_err(Failure::new)
     }
@@ -152,6 +156,20 @@ fn shared_archive(settings: &Settings) -> Result<String> {
     settings.archive.url.clone().ok_or_else(|| {
         Failure::usage("batch.engine = \"ballista\" needs archive.url: executors read the archive by themselves")
     })
+}
+
+async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
+    let Registry { url, user, password, token, ca, unknown_id, .. } = settings.registry.clone();
+    let Some(url) = url else { return Ok(Arc::new(NoRegistry)) };
+    let options = ConfluentOptions {
+        user,
+        password,
+        token,
+        ca_file: ca,
+        unknown_wait: unknown_id.0,
+        ..ConfluentOptions::new(url)
+    };
+    Ok(Arc::new(ConfluentRegistry::connect(options).await.map_err(Failure::new)?))
 }
 
 /// The registry of an executor that has none: most segments hold their schema, others cannot be read.

@@ -20,6 +20,8 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use views::{Application, ApplicationFile, Fold, Segment, TopicPartition, View};
 
+use crate::registry;
+
 const CLICK: &str = r#"{"type": "record", "name": "Click", "fields": [
     {"name": "id", "type": ["null", "string"], "default": null},
     {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-micros"}},
@@ -38,6 +40,8 @@ pub struct World {
     pub application: Application,
     pub archive: Arc<Archive>,
     pub registry: Arc<dyn SchemaRegistry>,
+    /// Where executors ask for the schemas of framed segments.
+    pub registry_url: String,
     pub directory: TempDir,
     encoder: EventEncoder,
     schema_id: u32,
@@ -61,6 +65,7 @@ impl World {
             encoder: EventEncoder::new(&source, schema_id).expect("an encoder"),
             archive: Arc::new(Archive::new(Arc::new(objects), "")),
             registry: Arc::new(registry),
+            registry_url: registry::serve(&source.avro).await,
             files,
             application,
             directory,

@@ -96,6 +96,7 @@ fn executor(world: &World, scheduler: &str, number: usize, memory: &str) -> Proc
     let arguments = ["batch-executor", "--data", folder.as_str(), "--port", "0", "--control-port", "0", "--cores", "1"];
     let variables = [
         ("TIDEMARK__ARCHIVE__URL", world.archive_url()),
+        ("TIDEMARK__REGISTRY__URL", world.registry_url.clone()),
         ("TIDEMARK__BATCH__SCHEDULER", scheduler.to_owned()),
         ("TIDEMARK__BATCH__MEMORY", memory.to_owned()),
     ];

@@ -5,4 +5,5 @@ mod cluster;
 mod equal;
 mod killed;
 mod refused;
+mod registry;
 mod runs;
