@@ -1,7 +1,7 @@
 //! The scheduler, as seen by one who has a job for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballista_core::client::BallistaClient;
 use ballista_core::extension::SessionConfigExt;
@@ -29,6 +29,10 @@ use crate::codec::Codec;
 pub(crate) const MESSAGE_BYTES: usize = 256 << 20;
 /// How long the scheduler may take to answer.
 const ANSWER_SECONDS: u64 = 10;
+/// How long it may take to be there.
+const SOON: Duration = Duration::from_secs(10);
+/// How often to look whether it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often to ask whether a job is done.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How often, in a row, the scheduler may not know a job that it took.
@@ -88,6 +92,17 @@ impl Scheduler {
         Ok(Self { address: address.to_owned(), client })
     }
 
+    /// Connects as soon as it answers, if that is soon: a scheduler may be started after others, or again.
+    pub(crate) async fn connect_soon(address: &str) -> Result<Self, JobError> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match Self::connect(address).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn no_answer(&self, status: &tonic::Status) -> JobError {
         let (address, code, message) = (&self.address, status.code(), status.message());
         match code {
@@ -121,7 +136,7 @@ impl Scheduler {
             Some(Submitted::Failure(failure)) => return Err(JobError::Lost(format!("refused: {failure:?}"))),
             None => return Err(JobError::Lost("the scheduler says nothing".to_owned())),
         };
-        let job = Job { scheduler: self, id, session };
+        let job = Job { scheduler: self, id, session, is_over: false };
         version::check_compatibility(Some(ballista_core::BALLISTA_VERSION), theirs.as_deref())
             .map_err(|error| job.scheduler.no_scheduler(error.to_string()))?;
         Ok(job)
@@ -148,6 +163,7 @@ pub(crate) struct Job {
     scheduler: Scheduler,
     id: String,
     session: String,
+    is_over: bool,
 }
 
 impl Job {
@@ -159,8 +175,12 @@ impl Job {
             let answer = self.scheduler.client.get_job_status(params).await;
             let answer = answer.map_err(|status| self.scheduler.no_answer(&status))?.into_inner();
             match answer.status.and_then(|status| status.status) {
-                Some(Status::Successful(done)) => return Ok(done.partition_location),
+                Some(Status::Successful(done)) => {
+                    self.is_over = true;
+                    return Ok(done.partition_location);
+                }
                 Some(Status::Failed(failed)) => {
+                    self.is_over = true;
                     let told = crate::told::failure(&failed.error);
                     return Err(told.map_or_else(|| JobError::Lost(failed.error), JobError::Told));
                 }
@@ -179,10 +199,12 @@ impl Drop for Job {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (mut client, job_id) = (self.scheduler.client.clone(), std::mem::take(&mut self.id));
-        let session_id = std::mem::take(&mut self.session);
+        let (session_id, is_over) = (std::mem::take(&mut self.session), self.is_over);
         runtime.spawn(async move {
-            // A job that is over is not there to be cancelled; and what cannot be removed now, executors remove when it is old.
-            let _ = client.cancel_job(CancelJobParams { job_id: job_id.clone() }).await;
+            // What cannot be removed now, executors remove when it is old.
+            if !is_over {
+                let _ = client.cancel_job(CancelJobParams { job_id: job_id.clone() }).await;
+            }
             let _ = client.clean_job_data(CleanJobDataParams { job_id, remove_stage_ids: Vec::new() }).await;
             let _ = client.remove_session(RemoveSessionParams { session_id }).await;
         });

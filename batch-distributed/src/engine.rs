@@ -74,7 +74,7 @@ impl BallistaEngine {
     }
 
     /// Does a job, and opens its result.
-    async fn attempt(&self, job: &ViewJob) -> Result<Attempt, JobError> {
+    async fn attempt(&self, job: &ViewJob, is_first: bool) -> Result<Attempt, JobError> {
         let Settings { scheduler, tasks, archive_url, application } = &*self.settings;
         let ViewJob { view, horizon, .. } = job;
         let assignment = Arc::new(Assignment {
@@ -85,7 +85,11 @@ impl BallistaEngine {
             archive: archive_url.clone(),
         });
         let plan = plan::of(job, &assignment, (*tasks).max(1)).map_err(|error| JobError::Told(error.into()))?;
-        let mut running = Scheduler::connect(scheduler).await?.submit(&view.name, plan).await?;
+        let scheduler = match is_first {
+            true => Scheduler::connect(scheduler).await?,
+            false => Scheduler::connect_soon(scheduler).await?,
+        };
+        let mut running = scheduler.submit(&view.name, plan).await?;
         let report: Arc<Mutex<Report>> = Arc::default();
         let mut parts = Vec::new();
         for part in running.done().await? {
@@ -170,9 +174,7 @@ impl States {
                     continue;
                 }
                 Err(JobError::Told(failure)) => return Err(failure),
-                Err(lost @ JobError::NoScheduler { .. }) if self.attempts == 1 => {
-                    return Err(Failure::Engine(Box::new(lost)));
-                }
+                Err(lost @ JobError::NoScheduler { .. }) => return Err(Failure::Engine(Box::new(lost))),
                 Err(lost) => lost,
             };
             self.current = None;
@@ -192,7 +194,7 @@ impl States {
             Some(attempt) => attempt,
             none => {
                 self.attempts += 1;
-                none.insert(self.engine.attempt(&self.job).await?)
+                none.insert(self.engine.attempt(&self.job, self.attempts == 1).await?)
             }
         };
         match attempt.states.try_next().await {

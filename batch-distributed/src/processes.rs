@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
@@ -24,10 +24,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const KEEP_RESULTS: Duration = Duration::from_secs(24 * 3600);
 /// How often to look for older ones.
 const LOOK_FOR_OLD: Duration = Duration::from_secs(600);
-/// How long an executor waits for its scheduler to be there.
-const WAIT_FOR_SCHEDULER: Duration = Duration::from_secs(10);
-/// How often to look whether that is so.
-const LOOK_FOR_SCHEDULER: Duration = Duration::from_millis(200);
 /// How often to look whether an executor is ready.
 const LOOK_READY: Duration = Duration::from_millis(20);
 
@@ -110,18 +106,6 @@ impl ExecutorSettings {
     }
 }
 
-/// Executors may be started before their scheduler, but not long before.
-async fn wait_for_scheduler(address: &str) -> Result<(), String> {
-    let deadline = Instant::now() + WAIT_FOR_SCHEDULER;
-    loop {
-        match Scheduler::connect(address).await {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(error.to_string()),
-            Err(_) => tokio::time::sleep(LOOK_FOR_SCHEDULER).await,
-        }
-    }
-}
-
 /// Runs an executor until SIGTERM, ^C, or the scheduler gives it up. `ready` is called once the scheduler knows it.
 ///
 /// # Errors
@@ -162,7 +146,7 @@ pub async fn run_executor(settings: ExecutorSettings, worker: Worker, ready: imp
         health: health.clone(),
         ..ExecutorProcessConfig::default()
     };
-    wait_for_scheduler(&scheduler).await?;
+    Scheduler::connect_soon(&scheduler).await.map_err(|error| error.to_string())?;
     let mut running = std::pin::pin!(start_executor_process(Arc::new(config)));
     let is_ready = async {
         while !health.is_ready() {

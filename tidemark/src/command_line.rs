@@ -232,6 +232,10 @@ Examples:
     },
 }
 
+/// What goes on inside the parts we stand on is for those who ask for it.
+const QUIET: &str = "info,actix_server=warn,fjall=warn,lsm_tree=warn,ballista_core=error,ballista_executor=warn,\
+                     ballista_scheduler=warn,ballista_scheduler::state=error";
+
 /// What is the same for every role.
 const ROLES: &str = "\
 The processes of a cluster share their parts: Kafka (log.kind), a schema registry (registry.url), object storage (archive.url) \
@@ -339,10 +343,7 @@ impl SettingsArgs {
 pub fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let level = match command_line.log_level.as_str() {
-        // What goes on inside the parts we stand on is for those who ask for it.
-        "info" => {
-            "info,actix_server=warn,fjall=warn,lsm_tree=warn,ballista_core=warn,ballista_scheduler=warn,ballista_executor=warn"
-        }
+        "info" => QUIET,
         level => level,
     };
     let filter = match EnvFilter::try_new(level) {

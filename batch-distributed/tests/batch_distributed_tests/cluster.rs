@@ -59,13 +59,14 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Whether it keeps the output of some task.
-    pub fn has_output(&self) -> bool {
-        fn has_file(folder: &Path) -> bool {
+    /// How many files with the output of tasks of a stage it keeps.
+    pub fn outputs(&self, stage: usize) -> usize {
+        fn files(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path()).any(|path| if path.is_dir() { has_file(&path) } else { true })
+            entries.map(|entry| entry.path()).map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
         }
-        has_file(&self.data.join("stages"))
+        let jobs = std::fs::read_dir(self.data.join("stages")).into_iter().flatten().flatten();
+        jobs.map(|job| files(&job.path().join(stage.to_string()))).sum()
     }
 }
 
@@ -83,11 +84,16 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(world: &World, executors: usize, memory: &str) -> Self {
-        let arguments = ["batch-scheduler", "--listen", "127.0.0.1:0", "--executor-timeout", "3s"];
-        let scheduler = Process::start(&arguments, &[], world.directory.path());
+        let scheduler = scheduler(world, "127.0.0.1:0");
         let executors = (0..executors).map(|number| executor(world, &scheduler.address, number, memory)).collect();
         Self { scheduler, executors }
     }
+}
+
+/// A scheduler that notices within seconds that an executor is dead.
+pub fn scheduler(world: &World, address: &str) -> Process {
+    let arguments = ["batch-scheduler", "--listen", address, "--executor-timeout", "3s"];
+    Process::start(&arguments, &[], world.directory.path())
 }
 
 fn executor(world: &World, scheduler: &str, number: usize, memory: &str) -> Process {

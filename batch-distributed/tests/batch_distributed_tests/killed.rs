@@ -7,6 +7,7 @@ use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use batch_layer::{BatchEngine, ReadCounters, ViewJob};
 use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 
 use crate::archive::{World, assert_equal, click, seeded, states};
 use crate::cluster::{Cluster, soon, until};
@@ -31,18 +32,17 @@ async fn world(test: &str) -> (World, ViewJob) {
     (world, job)
 }
 
-/// With what it had computed for others already.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_three_executors_in_the_middle_of_a_job() {
-    let (world, job) = world("one_of_three_executors_in_the_middle_of_a_job").await;
+/// Kills one of three executors when it has written some output of a stage and the job is not done.
+async fn kill_in_stage(test: &str, stage: usize) {
+    let (world, job) = world(test).await;
     let (ours, ours_read) = states(&world.local(), &job).await;
     let mut cluster = Cluster::start(&world, 3, "64MiB");
-    let engine = world.ballista(world.cluster_settings(&cluster.scheduler.address, 24));
-    let (engine, asked) = (Arc::new(engine), job.clone());
+    let engine = Arc::new(world.ballista(world.cluster_settings(&cluster.scheduler.address, 24)));
+    let asked = job.clone();
     let running = tokio::spawn(async move { states(engine.as_ref(), &asked).await });
     let victim = &mut cluster.executors[0];
-    until("the first executor has done a task", || victim.has_output()).await;
-    assert!(!running.is_finished(), "it is done already");
+    until("the first executor has done some tasks", || victim.outputs(stage) >= 4).await;
+    assert!(!running.is_finished(), "the job is done already");
     victim.kill();
     let (theirs, theirs_read) = soon(running).await.expect("states");
     assert_equal(&job.view, &ours, &theirs);
@@ -53,6 +53,45 @@ async fn one_of_three_executors_in_the_middle_of_a_job() {
     assert_equal(&job.view, &ours, &soon(states(&engine, &job)).await.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_executors_while_segments_are_read() {
+    kill_in_stage("one_of_three_executors_while_segments_are_read", 1).await;
+}
+
+/// With states that others have yet to fetch from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_executors_while_states_are_merged() {
+    kill_in_stage("one_of_three_executors_while_states_are_merged", 2).await;
+}
+
+/// What this thread logs until it is dropped.
+fn heard() -> (Heard, tracing::subscriber::DefaultGuard) {
+    let heard = Heard::default();
+    let writer = heard.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    (heard, tracing::subscriber::set_default(subscriber))
+}
+
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    fn times(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock()).matches(text).count()
+    }
+}
+
+impl std::io::Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Ballista is done by then: the job is done again, and goes on behind the last group that was handed on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_executor_whose_result_is_being_read() {
@@ -60,29 +99,41 @@ async fn an_executor_whose_result_is_being_read() {
     let (ours, ours_read) = states(&world.local(), &job).await;
     let mut cluster = Cluster::start(&world, 3, "64MiB");
     let engine = world.ballista(world.cluster_settings(&cluster.scheduler.address, 3));
+    let (heard, _guard) = heard();
     let read = Arc::<ReadCounters>::default();
     let mut stream = engine.states(&job, &read).await.expect("states");
     let first = soon(stream.next()).await.expect("some").expect("states");
+    assert!(first.num_rows() < ours.num_rows() / 2, "there is much to come");
     cluster.executors.iter_mut().take(2).for_each(|victim| victim.kill());
     let rest: Vec<RecordBatch> = soon(stream.try_collect()).await.expect("the rest");
+    assert_eq!(heard.times("the job is lost: once more"), 1);
     let theirs = concat_batches(&job.view.state_schema, [&first].into_iter().chain(&rest)).expect("states");
     assert_equal(&job.view, &ours, &theirs);
     assert_eq!(ours_read.records.load(Ordering::Relaxed), read.records.load(Ordering::Relaxed));
 }
 
-/// Nobody else knows of the job: it is gone, and the run ends in one line within seconds.
+/// With it goes the job. When it is back, the executors find it, and the job is done again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_scheduler() {
     let (world, job) = world("the_scheduler").await;
-    let mut cluster = Cluster::start(&world, 1, "64MiB");
+    let (ours, _) = states(&world.local(), &job).await;
+    let mut cluster = Cluster::start(&world, 2, "64MiB");
     let address = cluster.scheduler.address.clone();
     let engine = Arc::new(world.ballista(world.cluster_settings(&address, 24)));
+    let (asked, used) = (job.clone(), engine.clone());
+    let running = tokio::spawn(async move { states(used.as_ref(), &asked).await.0 });
+    until("an executor has done some tasks", || cluster.executors[0].outputs(1) >= 4).await;
+    cluster.scheduler.kill();
+    cluster.scheduler = crate::cluster::scheduler(&world, &address);
+    assert_equal(&job.view, &ours, &soon(running).await.expect("states"));
+
+    // And when it does not come back, the run ends in one line within seconds.
     let running = tokio::spawn(async move {
         let stream = engine.states(&job, &Arc::default()).await.expect("states");
         stream.try_collect::<Vec<_>>().await.expect_err("no scheduler").to_string()
     });
-    until("the executor has done a task", || cluster.executors[0].has_output()).await;
+    until("an executor works", || cluster.executors.iter().any(|executor| executor.outputs(1) > 0)).await;
     cluster.scheduler.kill();
     let error = soon(running).await.expect("an error");
-    assert!(error.contains(&address) && !error.contains('\n'), "{error}");
+    assert!(error.starts_with(&format!("batch.scheduler = \"{address}\"")) && !error.contains('\n'), "{error}");
 }
