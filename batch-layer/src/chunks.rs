@@ -16,7 +16,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 /// The same rows as `input`, in chunks of their own.
@@ -53,6 +53,17 @@ impl PartitionStream for OwnedChunks {
         };
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), chunks))
     }
+}
+
+/// The same rows in batches of up to `rows`. Operators account for whole batches.
+pub(crate) fn small(batches: SendableRecordBatchStream, rows: usize) -> SendableRecordBatchStream {
+    let schema = batches.schema();
+    let pieces = batches.map_ok(move |batch| {
+        let all = batch.num_rows();
+        let starts = (0..all).step_by(rows.max(1));
+        stream::iter(starts.map(move |start| Ok(batch.slice(start, rows.min(all - start)))))
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, pieces.try_flatten()))
 }
 
 /// Streams that are there already, as the leaf of a plan that runs once.

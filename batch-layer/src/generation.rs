@@ -48,12 +48,13 @@ pub(crate) async fn rows(
     Ok(GenerationRows { rows, plans: [events, plan] })
 }
 
-/// Merges states that are there already: several of a group, in no order.
+/// Merges states that are there already: several of a group, in no order. Their batches may be of any size.
 pub(crate) fn merge(
     session: &SessionContext,
     view: &Arc<View>,
     states: SendableRecordBatchStream,
 ) -> Result<GenerationRows, ViewError> {
+    let states = chunks::small(states, session.state().config().batch_size());
     let states = given(&view.state_schema, vec![states])?;
     let (rows, plan) = merged(session, view, &states)?;
     Ok(GenerationRows { rows, plans: [states, plan] })

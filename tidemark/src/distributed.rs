@@ -32,7 +32,7 @@ prints one line when it is ready. SIGTERM or ^C: stop taking work, finish, exit 
 Examples:
   tidemark batch-scheduler --listen 0.0.0.0:50050
   tidemark batch-executor --config cluster.toml --data ./executor
-  tidemark batch-executor --config cluster.toml --data ./executor2 --port 0 --control-port 0
+  tidemark batch-executor --config cluster.toml --data ./executor2 --port 50052
   TIDEMARK__BATCH__ENGINE=ballista tidemark batch --app schemas/clickstream --config cluster.toml";
 
 /// Arguments of a scheduler.
@@ -41,7 +41,7 @@ pub struct SchedulerArgs {
     /// Where it listens; executors and batch layers have it as `batch.scheduler`
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50050")]
     listen: String,
-    /// An executor that says nothing for so long is lost: others do its tasks again
+    /// An executor that says nothing for so long is lost: others do its tasks again; at least 10s
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     executor_timeout: Duration,
 }
@@ -58,9 +58,6 @@ pub struct ExecutorArgs {
     /// Where others fetch what it computed; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 50051)]
     port: u16,
-    /// Where the scheduler reaches it; 0: any free one
-    #[arg(long, value_name = "PORT", default_value_t = 50052)]
-    control_port: u16,
     /// Tasks at once, which share `batch.memory` [default: one a core]
     #[arg(long, value_name = "N")]
     cores: Option<usize>,
@@ -104,12 +101,11 @@ impl ExecutorArgs {
             host: self.host,
             advertise: self.advertise,
             port: self.port,
-            control_port: self.control_port,
             cores,
             memory_bytes: memory / 4,
             work_dir: settings.data.join("stages"),
         };
-        let cluster = cluster.with_free_ports().context("--port, --control-port")?;
+        let cluster = cluster.with_free_port().context(format!("--port {}", self.port))?;
         let name = format!("{}:{}", cluster.advertise.as_ref().unwrap_or(&cluster.host), cluster.port);
         let spill = settings.data.join("spill");
         clear(&spill).context(spill.display())?;

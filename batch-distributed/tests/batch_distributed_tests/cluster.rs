@@ -90,16 +90,16 @@ impl Cluster {
     }
 }
 
-/// A scheduler that notices within seconds that an executor is dead.
+/// A scheduler that notices as soon as it can that an executor is dead.
 pub fn scheduler(world: &World, address: &str) -> Process {
-    let arguments = ["batch-scheduler", "--listen", address, "--executor-timeout", "3s"];
+    let arguments = ["batch-scheduler", "--listen", address, "--executor-timeout", "10s"];
     Process::start(&arguments, &[], world.directory.path())
 }
 
 fn executor(world: &World, scheduler: &str, number: usize, memory: &str) -> Process {
     let data = world.directory.path().join(format!("executor-{number}"));
     let folder = data.display().to_string();
-    let arguments = ["batch-executor", "--data", folder.as_str(), "--port", "0", "--control-port", "0", "--cores", "1"];
+    let arguments = ["batch-executor", "--data", folder.as_str(), "--port", "0", "--cores", "1"];
     let variables = [
         ("TIDEMARK__ARCHIVE__URL", world.archive_url()),
         ("TIDEMARK__REGISTRY__URL", world.registry_url.clone()),
