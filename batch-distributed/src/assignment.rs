@@ -86,7 +86,7 @@ impl Worker {
 
     fn compile(&self, assignment: &Assignment) -> Option<Arc<View>> {
         let mut compiled = self.compiled.lock();
-        if !compiled.as_ref().is_some_and(|(files, _)| *files == assignment.application) {
+        if compiled.as_ref().is_none_or(|(files, _)| *files != assignment.application) {
             let file = |(path, text): &(String, String)| ApplicationFile { path: path.clone(), text: text.clone() };
             let files: Vec<ApplicationFile> = assignment.application.iter().map(file).collect();
             *compiled = Some((assignment.application.clone(), Application::compile(&files).ok()?));

@@ -5,8 +5,9 @@
 //! anywhere is simply run again: markers, segments and rows it left are harmless.
 //!
 //! Read in this order: [`run`] (a run, phase by phase), [`marking`] (its number and its frontier), [`sealed`] (waiting for
-//! the archive), [`states`] (the port to whoever computes), [`local`] and `generation` with `scan`, `dedupe`, `chunks` and `memory` (archive to states), `undecodable` (what could not be read), [`schedule`] (the timer). [`recompute`]
-//! and [`compare`] are the second opinion that `tidemark verify` asks for; they share nothing with the first but the log.
+//! the archive), [`states`] (the port to whoever computes), [`local`] and `generation` with `scan`, `dedupe`, `chunks` and `memory`
+//! (archive to states), `undecodable` (what could not be read), [`schedule`] (the timer). [`recompute`] and [`compare`] are the second
+//! opinion that `tidemark verify` asks for; they share nothing with the first but the log.
 
 mod chunks;
 pub mod compare;

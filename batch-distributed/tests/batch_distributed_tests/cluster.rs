@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::archive::World;
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The binary, built beside this test with the feature `distributed`.
 fn binary() -> PathBuf {

@@ -43,7 +43,7 @@ async fn kill_in_stage(test: &str, stage: usize) {
     let asked = job.clone();
     let running = tokio::spawn(async move { states(engine.as_ref(), &asked).await });
     let victim = &mut cluster.executors[0];
-    until("the first executor has done some tasks", || victim.outputs(stage) >= 4).await;
+    until("the first executor has done a task", || victim.outputs(stage) >= 2).await;
     assert!(!running.is_finished(), "the job is done already");
     victim.kill();
     let (theirs, theirs_read) = soon(running).await.expect("states");
@@ -136,7 +136,7 @@ async fn the_scheduler() {
     let engine = Arc::new(world.ballista(world.cluster_settings(&address, 24)));
     let (asked, used) = (job.clone(), engine.clone());
     let running = tokio::spawn(async move { states(used.as_ref(), &asked).await.0 });
-    until("an executor has done some tasks", || cluster.executors[0].outputs(1) >= 4).await;
+    until("an executor has done a task", || cluster.executors[0].outputs(1) >= 2).await;
     cluster.scheduler.kill();
     cluster.scheduler = crate::cluster::scheduler(&world, &address);
     assert_equal(&job.view, &ours, &soon(running).await.expect("states"));
