@@ -332,7 +332,7 @@ impl Run<'_> {
 
     /// The archived segments of a partition before a cut: all of them, or an error.
     async fn before(&self, partition: &TopicPartition, end: Offset) -> Result<Vec<ArchivedSegment>> {
-        let mut segments = self.layer.archive.list(partition).await?;
+        let mut segments = self.layer.archive.list_through(partition, end).await?;
         segments.retain(|segment| segment.end <= end);
         let reached = segments.last().map_or(0, |segment| segment.end);
         if reached != end {

@@ -33,6 +33,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, ObjectStore};
 use views::{Offset, Segment, SegmentId, Source, TopicPartition};
 
@@ -106,6 +107,11 @@ impl Archive {
     #[must_use]
     pub fn in_parts_above(self, bytes: usize) -> Self {
         Self { in_parts_above: Some(bytes), ..self }
+    }
+
+    /// The objects under its prefix, as a store of their own.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(PrefixStore::new(self.objects.clone(), self.prefix.clone()))
     }
 
     /// The name of a segment's object.

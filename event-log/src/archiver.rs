@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -154,6 +155,7 @@ impl Archiver {
                     progress: progress.clone(),
                     stop: self.stop.subscribe(),
                     kept: VecDeque::new(),
+                    overtaken: AtomicBool::new(false),
                 };
                 self.tasks.lock().spawn(async move {
                     // A panic must not leave those who wait for the partition waiting.
@@ -234,6 +236,8 @@ struct PartitionTask {
     stop: watch::Receiver<bool>,
     /// Archived segments that the log may still have, with the append time of their last record once it is known.
     kept: VecDeque<(ArchivedSegment, Option<i64>)>,
+    /// Another archiver has sealed what this one was reading, and the log has let go of it.
+    overtaken: AtomicBool,
 }
 
 /// It was told to stop.
@@ -250,6 +254,11 @@ impl PartitionTask {
                 Err(error) if !error.is_transient() => {
                     tracing::error!(partition = %self.partition, %error, "the archiver has stopped with a partition");
                     return self.end(Ended::because(error));
+                }
+                // No trouble: it goes on where the archive ends now.
+                Err(_) if self.overtaken.swap(false, Ordering::Relaxed) => {
+                    tracing::debug!(partition = %self.partition, "another archiver has gone ahead");
+                    continue;
                 }
                 Err(error) => error,
             };
@@ -365,7 +374,10 @@ impl PartitionTask {
         }
         // What the log has let go of is archived: a listing that does not show it is behind, or there is a hole.
         match self.parts.archive.list_through(&self.partition, start).await {
-            Ok(_) => Err(LogError::unavailable("following the log", "another archiver has gone ahead")),
+            Ok(_) => {
+                self.overtaken.store(true, Ordering::Relaxed);
+                Err(LogError::unavailable("following the log", "another archiver has gone ahead"))
+            }
             Err(LogError::Hole(hole)) => {
                 Err(LogError::Hole(format!("the log of {} begins at offset {start}: {hole}", self.partition)))
             }

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod faulty_objects;
 pub mod kafka;
 pub mod log;
+pub mod prefixed;
 pub mod registry;
 pub mod tiered;
 

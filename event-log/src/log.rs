@@ -121,7 +121,7 @@ impl ReadLimit {
 /// 1. **Durable.** When `append` returns `Ok`, the records survive kill -9 and a power cut.
 /// 2. **Ordered, immutable.** Offsets grow; a record once read at an offset is that record for ever. Offsets may
 ///    have gaps (Kafka) but never go back.
-/// 3. **Whole or not.** Records are never changed, merged or split. A failed `append` may have appended all, a prefix or none
+/// 3. **Whole or not.** Records are never changed, merged or split. A failed `append` may have appended all, some or none
 ///    of its records (a lost acknowledgement looks like this); records of one `append` keep their order.
 /// 4. **Readable once acknowledged.** A read after `append` returned sees its records. A read never sees a
 ///    record that could still vanish.
@@ -160,7 +160,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// The first kept offset and the next one to be written, of every partition of a topic.
     async fn bounds(&self, topic: &str) -> Result<Vec<Range<Offset>>>;
 
-    /// Lets go of records before an offset. A backend may keep more than it is asked to, and Kafka keeps
-    /// them by its own retention; it never lets go of a record at or past `before`.
+    /// Lets go of records before an offset. A backend may keep more than it is asked to; it never lets go of a record
+    /// at or past `before`.
     async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()>;
 }

@@ -1,7 +1,7 @@
 //! The parts a Tidemark is plugged together from, as a test needs them: opened, cut off at any moment, opened again.
 //!
 //! [`Parts`] is a factory: what it opens is there again when it is opened again. [`EmbeddedParts`] keeps everything in a
-//! temporary folder; other kinds of parts (real servers) are other implementations, and the same tests run on them.
+//! temporary folder, [`ServerParts`] on the real servers of a cluster; the same tests run on both.
 
 use std::fs::File;
 use std::io;
@@ -16,8 +16,13 @@ use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
 use event_log::{EmbeddedLog, EmbeddedOptions, EventLog};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use parking_lot::Mutex;
 use tempfile::TempDir;
+use tidemark::backends::Backends;
+use tidemark::settings::Settings;
 use view_store::{EmbeddedStore, ViewStore};
+
+use crate::servers::Servers;
 
 /// No test waits longer than this for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -175,6 +180,53 @@ impl Parts for EmbeddedParts {
 
     fn clock(&self) -> Option<&Arc<Clock>> {
         Some(&self.clock)
+    }
+}
+
+/// A corner of the real servers.
+pub struct ServerParts {
+    folder: TempDir,
+    settings: Mutex<Settings>,
+}
+
+impl ServerParts {
+    /// New, empty parts.
+    ///
+    /// # Panics
+    ///
+    /// When there is no place for temporary files.
+    pub fn new(servers: &Servers, name: &str) -> Self {
+        let folder = temporary_folder();
+        let settings = Mutex::new(Servers::settings(&servers.corner(name), folder.path()));
+        Self { folder, settings }
+    }
+
+    /// Lets go of what it has on the servers.
+    pub async fn forget(&self) {
+        let settings = self.settings.lock().clone();
+        Servers::forget(&settings).await;
+    }
+}
+
+#[async_trait]
+impl Parts for ServerParts {
+    async fn open(&self) -> Ports {
+        let settings = self.settings.lock().clone();
+        let opened = Backends::open(&settings).await.unwrap_or_else(|failure| panic!("{}", failure.message));
+        Ports { log: opened.log, registry: opened.registry, objects: opened.objects, store: opened.store }
+    }
+
+    async fn lose_states(&self) {
+        let mut settings = self.settings.lock();
+        settings.store.keyspace = format!("{:.40}_{:04x}", settings.store.keyspace, rand::random::<u16>());
+    }
+
+    fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn clock(&self) -> Option<&Arc<Clock>> {
+        None
     }
 }
 

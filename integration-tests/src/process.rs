@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// How long a process may take to become ready, or to finish after SIGTERM. Far more than it needs: whoever waits longer
@@ -159,7 +160,11 @@ impl Launched {
     ///
     /// What it wrote before it ended.
     pub fn ready(mut self) -> Result<Process, String> {
-        let address = |line: &str| line.strip_prefix("tidemark ready on ")?.split(' ').next().map(str::to_owned);
+        // `tidemark ready on URL (…`, or `tidemark ROLE ready on URL (…`.
+        let address = |line: &str| {
+            let (name, url) = line.split_once(" ready on ")?;
+            name.starts_with("tidemark").then(|| url.split(' ').next().map(str::to_owned))?
+        };
         match self.output.wait_for(0, PATIENCE, address) {
             Some(url) => Ok(Process { launched: self, url, http: reqwest::Client::new() }),
             None => {
@@ -178,8 +183,13 @@ impl Launched {
 
     /// SIGTERM.
     pub fn ask_to_stop(&self) {
-        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(id, signal);
         }
     }
 
@@ -260,6 +270,11 @@ impl Process {
     /// kill -9, and waits until it is gone.
     pub fn kill(self) {
         self.launched.kill();
+    }
+
+    /// Stops it where it is (SIGSTOP), or lets it go on (SIGCONT).
+    pub fn hold(&self, still: bool) {
+        self.launched.signal(if still { Signal::STOP } else { Signal::CONT });
     }
 
     /// SIGTERM, without waiting for what comes of it.

@@ -150,4 +150,14 @@ impl SchemaRegistry for FaultyRegistry {
         self.chance()?;
         self.registry.schema(id).await
     }
+
+    async fn latest(&self, subject: &str) -> event_log::error::Result<(u32, Arc<str>)> {
+        self.chance()?;
+        self.registry.latest(subject).await
+    }
+
+    async fn check(&self, subject: &str, schema: &str) -> event_log::error::Result<()> {
+        self.chance()?;
+        self.registry.check(subject, schema).await
+    }
 }

@@ -1,17 +1,25 @@
 //! Which parts stand behind the ports: the embedded ones, or those of a cluster, in any mix, as the settings say.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use event_log::archive::Archive;
+use event_log::archive::{self, Archive, LocationOptions};
 use event_log::durable_files::DurableFiles;
-use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
-use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, LogError};
+use event_log::kafka::Membership;
+use event_log::prefixed::{NamedSubjects, PrefixedTopics};
+use event_log::registry::{ConfluentOptions, ConfluentRegistry, EmbeddedRegistry, SchemaRegistry, SubjectNameStrategy};
+use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, LogError};
+use object_store::ObjectStore;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use view_store::embedded::EmbeddedStore;
-use view_store::{StoreError, ViewStore};
+use view_store::{CqlOptions, CqlStore, StoreError, ViewStore, cql};
+use views::{Offset, TopicPartition};
 
+use crate::command_line::print;
 use crate::failure::{Context as _, Failure, Result};
-use crate::settings::{LogKind, Settings, StoreKind};
+use crate::settings::{LogKind, Registry, Settings, StoreKind, Subjects};
 
 /// The opened parts.
 pub struct Backends {
@@ -21,6 +29,8 @@ pub struct Backends {
     pub registry: Arc<dyn SchemaRegistry>,
     /// The sealed segments.
     pub archive: Arc<Archive>,
+    /// Where they are.
+    pub objects: Arc<dyn ObjectStore>,
     /// The views.
     pub store: Arc<dyn ViewStore>,
     /// The same, when it is the embedded one.
@@ -34,16 +44,76 @@ impl Backends {
     ///
     /// The first part that cannot be had.
     pub async fn open(settings: &Settings) -> Result<Self> {
-        settings.supported().map_err(Failure::usage)?;
         let data = &settings.data;
         std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
-        let log = open_log(settings)?;
-        let registry: Arc<dyn SchemaRegistry> =
-            Arc::new(EmbeddedRegistry::open(data.join("registry")).context("schemas")?);
-        let archive = Arc::new(open_archive(&settings.archive_dir())?);
-        let embedded = open_store(&data.join("views"), settings.store.cache.0)?;
-        let store: Arc<dyn ViewStore> = Arc::new(embedded.clone());
-        Ok(Self { log, registry, archive, store, embedded_store: Some(embedded) })
+        let log = open_log(settings).await?;
+        let registry = open_registry(settings).await?;
+        let archive = Arc::new(open_archive(settings).await?);
+        let (store, embedded_store): (Arc<dyn ViewStore>, _) = match settings.store.kind {
+            StoreKind::Embedded => {
+                let store = open_store(&data.join("views"), settings.store.cache.0)?;
+                (Arc::new(store.clone()), Some(store))
+            }
+            StoreKind::Cql => {
+                let store = CqlStore::connect(cql_options(settings)?).await;
+                (Arc::new(store.context("view store")?), None)
+            }
+        };
+        Ok(Self { log, registry, objects: archive.objects(), archive, store, embedded_store })
+    }
+}
+
+/// A place among the processes that share the partitions of the topics.
+pub struct Share {
+    membership: Membership,
+    owned: watch::Receiver<BTreeSet<TopicPartition>>,
+    /// Gives partitions the names that the application knows.
+    naming: JoinHandle<()>,
+    prefix: String,
+}
+
+impl Share {
+    /// Joins the group of the settings.
+    ///
+    /// # Errors
+    ///
+    /// When the settings cannot be. That no broker answers now is none.
+    pub fn join(settings: &Settings, topics: &[String]) -> Result<Self> {
+        let prefix = settings.log.topic_prefix.clone();
+        let topics: Vec<String> = topics.iter().map(|topic| format!("{prefix}{topic}")).collect();
+        let membership = Membership::join(&kafka_options(settings)?, &settings.log.group, &topics);
+        let membership = membership.context("event log")?;
+        let (named, owned) = watch::channel(BTreeSet::new());
+        let (mut theirs, own_prefix) = (membership.owned(), prefix.clone());
+        let naming = tokio::spawn(async move {
+            loop {
+                let partitions = theirs.borrow_and_update().clone();
+                let name =
+                    |it: TopicPartition| Some(TopicPartition::new(it.topic.strip_prefix(&*own_prefix)?, it.partition));
+                named.send_replace(partitions.into_iter().filter_map(name).collect());
+                if theirs.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { membership, owned, naming, prefix })
+    }
+
+    /// The partitions that are this process's own now.
+    pub fn owned(&self) -> watch::Receiver<BTreeSet<TopicPartition>> {
+        self.owned.clone()
+    }
+
+    /// Tells Kafka's own tools how far the group is.
+    pub fn commit(&self, partition: &TopicPartition, offset: Offset) {
+        let name = format!("{}{}", self.prefix, partition.topic);
+        self.membership.commit(&TopicPartition::new(name, partition.partition), offset);
+    }
+
+    /// Leaves, so that the others have its partitions at once.
+    pub async fn leave(self) {
+        self.naming.abort();
+        self.membership.leave().await;
     }
 }
 
@@ -76,7 +146,12 @@ pub fn must_be_shared(settings: &Settings, role: &str) -> Result {
     )))
 }
 
-fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
+async fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
+    if settings.log.kind == LogKind::Kafka {
+        let log: Arc<dyn EventLog> = Arc::new(KafkaLog::connect(kafka_options(settings)?).await.context("event log")?);
+        let prefix = &settings.log.topic_prefix;
+        return Ok(if prefix.is_empty() { log } else { Arc::new(PrefixedTopics::new(log, prefix)) });
+    }
     let options = EmbeddedOptions {
         fsync: settings.log.fsync,
         file_bytes: settings.log.file_bytes.0,
@@ -86,9 +161,83 @@ fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
     Ok(Arc::new(EmbeddedLog::open(data.join("log"), options).map_err(|error| not_opened(data, &error))?))
 }
 
-pub(crate) fn open_archive(dir: &Path) -> Result<Archive> {
-    let objects = DurableFiles::open(dir).context(dir.display())?;
-    Ok(Archive::new(Arc::new(objects), ""))
+fn kafka_options(settings: &Settings) -> Result<KafkaOptions> {
+    Ok(KafkaOptions {
+        brokers: settings.log.brokers.clone(),
+        properties: texts("log.kafka", &settings.log.kafka)?,
+        replication: settings.log.replication.map(i32::from),
+    })
+}
+
+/// Values that are passed on as text.
+fn texts(table: &str, values: &BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>> {
+    let text = |(name, value): (&String, &toml::Value)| match value {
+        toml::Value::String(text) => Ok((name.clone(), text.clone())),
+        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => {
+            Ok((name.clone(), value.to_string()))
+        }
+        _ => Err(Failure::usage(format!("{table}: `{name}`: neither a text nor a number nor true or false"))),
+    };
+    values.iter().map(text).collect()
+}
+
+pub(crate) async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
+    let Registry { url, user, password, token, ca, subjects, unknown_id } = &settings.registry;
+    let Some(url) = url else {
+        return Ok(Arc::new(EmbeddedRegistry::open(settings.data.join("registry")).context("schemas")?));
+    };
+    let options = ConfluentOptions {
+        user: user.clone(),
+        password: password.clone(),
+        token: token.clone(),
+        ca_file: ca.clone(),
+        unknown_wait: unknown_id.0,
+        ..ConfluentOptions::new(url)
+    };
+    let registry = Arc::new(ConfluentRegistry::connect(options).await.context("schema registry")?);
+    let strategy = match subjects {
+        Subjects::TopicName => SubjectNameStrategy::TopicName,
+        Subjects::RecordName => SubjectNameStrategy::RecordName,
+        Subjects::TopicRecordName => SubjectNameStrategy::TopicRecordName,
+    };
+    Ok(Arc::new(NamedSubjects::new(registry, strategy, &settings.log.topic_prefix)))
+}
+
+pub(crate) async fn open_archive(settings: &Settings) -> Result<Archive> {
+    let Some(url) = &settings.archive.url else {
+        let dir = settings.data.join("archive");
+        let objects = DurableFiles::open(&dir).context(dir.display())?;
+        return Ok(Archive::new(Arc::new(objects), ""));
+    };
+    let mut options = LocationOptions::default();
+    // Later ones go before earlier ones.
+    let own = texts("archive.s3", &settings.archive.s3)?;
+    options.variables.extend(own.into_iter().map(|(name, value)| (format!("AWS_{}", name.to_uppercase()), value)));
+    archive::open(url, &options).await.context("archive")
+}
+
+fn cql_options(settings: &Settings) -> Result<CqlOptions> {
+    let store = &settings.store;
+    let level = |setting: &str, name: &str| {
+        let unknown = || {
+            let known = "one, two, three, quorum, local_quorum, each_quorum, all";
+            Failure::usage(format!("{setting}: `{name}` is none of {known}"))
+        };
+        cql::consistency(name).ok_or_else(unknown)
+    };
+    Ok(CqlOptions {
+        nodes: store.nodes.clone(),
+        keyspace: store.keyspace.clone(),
+        replication: u16::try_from(store.replication).unwrap_or(u16::MAX),
+        user: store.user.clone(),
+        password: store.password.clone(),
+        tls_ca: store.tls_ca.clone(),
+        read_consistency: level("store.read_consistency", &store.read_consistency)?,
+        write_consistency: level("store.write_consistency", &store.write_consistency)?,
+        in_flight: store.in_flight,
+        create: store.create,
+        ..CqlOptions::default()
+    })
 }
 
 /// The log is opened first, so it is here that a second process finds the first.
@@ -125,5 +274,7 @@ pub async fn init_store(settings: &Settings) -> Result {
     if settings.store.kind == StoreKind::Embedded {
         return Err(Failure::usage("store.kind is \"embedded\": it makes its files by itself; this is for \"cql\""));
     }
-    settings.supported().map_err(Failure::usage)
+    CqlStore::init(&cql_options(settings)?).await.context("view store")?;
+    print(format!("keyspace {} is ready\n", settings.store.keyspace));
+    Ok(())
 }

@@ -233,8 +233,8 @@ Examples:
 }
 
 /// What goes on inside the parts we stand on is for those who ask for it.
-const QUIET: &str = "info,actix_server=warn,fjall=warn,lsm_tree=warn,ballista_core=error,ballista_executor=error,\
-                     ballista_scheduler=warn,ballista_scheduler::state=off";
+const QUIET: &str = "info,actix_server=warn,fjall=warn,lsm_tree=warn,scylla=warn,ballista_core=error,\
+                     ballista_executor=error,ballista_scheduler=warn,ballista_scheduler::state=off";
 
 /// What is the same for every role.
 const ROLES: &str = "\

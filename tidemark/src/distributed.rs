@@ -13,7 +13,7 @@ use batch_layer::BatchEngine;
 use clap::Args;
 use event_log::LogError;
 use event_log::archive::Archive;
-use event_log::registry::{ConfluentOptions, ConfluentRegistry, SchemaRegistry};
+use event_log::registry::SchemaRegistry;
 
 use crate::application::Folder;
 use crate::backends;
@@ -21,7 +21,7 @@ use crate::command_line::print;
 use crate::failure::{Context as _, Failure, Result};
 use crate::role::Role;
 use crate::run::Signals;
-use crate::settings::{Engine, Registry, Settings};
+use crate::settings::{Engine, Settings};
 
 /// How the processes of a cluster belong together.
 pub const CLUSTER: &str = "\
@@ -88,12 +88,7 @@ impl ExecutorArgs {
     /// When its parts or the scheduler cannot be had.
     pub async fn run(self, settings: Settings) -> Result {
         let archive_url = shared_archive(&settings)?;
-        if !archive_url.starts_with("file://") {
-            return Err(Failure::usage(format!(
-                "archive.url = \"{archive_url}\": executors read files only in this version"
-            )));
-        }
-        let archive = Arc::new(backends::open_archive(&settings.archive_dir())?);
+        let archive = Arc::new(backends::open_archive(&settings).await?);
         let cores = self.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let memory = settings.batch.memory.bytes();
         let cluster = ExecutorSettings {
@@ -154,18 +149,12 @@ fn shared_archive(settings: &Settings) -> Result<String> {
     })
 }
 
+/// Not the embedded one, which another process has open.
 async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
-    let Registry { url, user, password, token, ca, unknown_id, .. } = settings.registry.clone();
-    let Some(url) = url else { return Ok(Arc::new(NoRegistry)) };
-    let options = ConfluentOptions {
-        user,
-        password,
-        token,
-        ca_file: ca,
-        unknown_wait: unknown_id.0,
-        ..ConfluentOptions::new(url)
-    };
-    Ok(Arc::new(ConfluentRegistry::connect(options).await.map_err(Failure::new)?))
+    match settings.registry.url {
+        Some(_) => backends::open_registry(settings).await,
+        None => Ok(Arc::new(NoRegistry)),
+    }
 }
 
 /// The registry of an executor that has none: most segments hold their schema, others cannot be read.

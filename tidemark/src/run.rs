@@ -30,14 +30,14 @@ use view_store::embedded::EmbeddedStore;
 use views::{Application, TopicPartition};
 
 use crate::application::Folder;
-use crate::backends::{Backends, must_be_shared};
+use crate::backends::{Backends, Share, must_be_shared};
 use crate::command_line::print;
 use crate::elsewhere::{ArchiveElsewhere, SpeedElsewhere};
 use crate::failure::{Context as _, Failure, Result};
 use crate::metrics;
 use crate::ports::{Auditor, DeadLetters, RunWatch, Runs, Sealing, Speed};
 use crate::role::Role;
-use crate::settings::Settings;
+use crate::settings::{LogKind, Settings};
 use crate::units::Schedule;
 use crate::watched_log::WatchedLog;
 
@@ -46,6 +46,9 @@ const BATCH_GRACE: Duration = Duration::from_secs(2);
 
 /// How often to look whether the archiver of another process has sealed what a batch run waits for.
 const LOOK_AT_ARCHIVE: Duration = Duration::from_millis(200);
+
+/// How often to tell the group how far this process is.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often to look for partitions that were added to a topic.
 const LOOK_FOR_PARTITIONS: Duration = Duration::from_secs(5);
@@ -67,6 +70,7 @@ pub struct Running {
     runs: Arc<Runs>,
     timer: Option<BatchTimer>,
     speed: Option<Arc<SpeedLayer>>,
+    sharing: Option<Sharing>,
     archiving: Option<Archiving>,
     application: Arc<Application>,
     log: Arc<dyn EventLog>,
@@ -93,27 +97,32 @@ impl Running {
             must_be_shared(&settings, role.name())?;
         }
         let backends = Backends::open(&settings).await?;
-        let Backends { log: local, registry, archive, store, embedded_store: embedded } = backends;
-        let topics = create_topics(local.as_ref(), registry.as_ref(), &application).await?;
+        let Backends { log: local, registry, archive, store, embedded_store: embedded, .. } = backends;
+        let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
         let log: Arc<dyn EventLog> = watched.clone();
         refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings.data).await?;
 
+        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let share = if role == Role::Speed { Some(Arc::new(Share::join(&settings, &names)?)) } else { None };
         let archiving = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
         let speed = match role.keeps_deltas() {
             true => {
+                let owned = share.as_ref().map_or_else(Owned::all, |share| Owned::named(share.owned()));
                 let parts = SpeedParts {
                     log: log.clone(),
                     registry: registry.clone(),
                     store: store.clone(),
                     rejected: Arc::new(DeadLetters { log: log.clone(), registry: registry.clone() }),
                     dedupe_dir: settings.data.join("dedupe"),
-                    owned: Owned::all(),
+                    owned,
                 };
                 Some(start_speed(parts, &application, &settings)?)
             }
             false => None,
         };
+
+        let sharing = share.zip(speed.as_ref()).map(|(share, speed)| Sharing::new(share, speed));
 
         let spill = settings.data.join("spill");
         clear(&spill).context(spill.display())?;
@@ -130,6 +139,11 @@ impl Running {
             None => Arc::new(ArchiveElsewhere::watch(&application, archive.clone(), log.clone())),
         };
         let views = application.views.clone();
+        #[cfg(not(feature = "distributed"))]
+        if settings.batch.engine == crate::settings::Engine::Ballista {
+            let missing = "batch.engine = \"ballista\": this binary was built without the feature `distributed`";
+            return Err(crate::failure::Failure::usage(missing));
+        }
         #[cfg(feature = "distributed")]
         let cluster = crate::distributed::engine(folder, &settings, role, (&archive, &registry), &engine).await?;
         let batch = BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealed, engine);
@@ -181,8 +195,22 @@ impl Running {
             _ => None,
         };
         let data = settings.data;
-        let running =
-            Self { server, batch, watch, runs, timer, speed, archiving, application, log, store, embedded, role, data };
+        let running = Self {
+            server,
+            batch,
+            watch,
+            runs,
+            timer,
+            speed,
+            sharing,
+            archiving,
+            application,
+            log,
+            store,
+            embedded,
+            role,
+            data,
+        };
         running.rebuild_changed_views().await?;
         Ok(running)
     }
@@ -257,8 +285,46 @@ impl Running {
         if let Some(speed) = self.speed {
             speed.stop().await;
         }
+        if let Some(sharing) = self.sharing {
+            sharing.stop().await;
+        }
         if let Some(archiving) = self.archiving {
             archiving.stop().await;
+        }
+    }
+}
+
+/// This process's share of the partitions.
+struct Sharing {
+    share: Arc<Share>,
+    /// Tells how far it is.
+    committing: JoinHandle<()>,
+}
+
+impl Sharing {
+    fn new(share: Arc<Share>, speed: &Arc<SpeedLayer>) -> Self {
+        let (committed, speed) = (share.clone(), Arc::downgrade(speed));
+        let committing = tokio::spawn(async move {
+            let mut times = tokio::time::interval(COMMIT_EVERY);
+            while let Some(speed) = speed.upgrade() {
+                speed.look(|status| {
+                    if !status.views.is_empty() {
+                        committed.commit(&status.partition, status.position());
+                    }
+                });
+                drop(speed);
+                times.tick().await;
+            }
+        });
+        Self { share, committing }
+    }
+
+    /// Leaves the group, so that the others have its partitions at once.
+    async fn stop(mut self) {
+        self.committing.abort();
+        let _ = (&mut self.committing).await;
+        if let Ok(share) = Arc::try_unwrap(self.share) {
+            share.leave().await;
         }
     }
 }
@@ -424,13 +490,19 @@ async fn create_topics(
     log: &dyn EventLog,
     registry: &dyn SchemaRegistry,
     application: &Application,
+    settings: &Settings,
 ) -> Result<Vec<TopicSpec>> {
     let mut topics = Vec::new();
     for source in &application.sources {
         let place = &source.defined_at;
+        // Kafka's partitions are its operators': they may have added some.
+        let there = match settings.log.kind {
+            LogKind::Kafka => log.bounds(&source.name).await.map_or(0, |kept| kept.len()),
+            LogKind::Embedded => 0,
+        };
         let topic = TopicSpec {
             name: source.name.to_string(),
-            partitions: source.partitions,
+            partitions: source.partitions.max(u32::try_from(there).unwrap_or(0)),
             segment_records: source.segment_records,
         };
         log.create_topic(&topic).await.context(format!("{place}: topic {}", source.name))?;

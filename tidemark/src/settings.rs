@@ -4,7 +4,7 @@
 //! other one by one, and the whole is checked after each, so that a mistake is reported with the place it was made in.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
@@ -45,6 +45,7 @@ pub struct Log {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replication: Option<u16>,
     pub group: String,
+    pub topic_prefix: String,
     pub kafka: BTreeMap<String, toml::Value>,
 }
 
@@ -106,7 +107,7 @@ pub struct Store {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
+    pub tls_ca: Option<PathBuf>,
     pub read_consistency: String,
     pub write_consistency: String,
     pub in_flight: usize,
@@ -184,9 +185,6 @@ pub enum SettingsError {
     /// What was written is wrong; the message names the place, the key and what was expected.
     #[error("{0}")]
     Wrong(String),
-    /// The settings ask for a part that is not there.
-    #[error("{0}: not in this version, which has embedded parts only")]
-    NotYet(String),
 }
 
 /// One place, read: a name and what it sets.
@@ -264,44 +262,6 @@ impl Effective {
             let full = join(key);
             out.push_str(&format!("\n[{full}]\n"));
             self.write_table(out, &full, inner);
-        }
-    }
-}
-
-impl Settings {
-    /// Refuses what this version has no part for.
-    ///
-    /// # Errors
-    ///
-    /// `NotYet`, naming the setting.
-    pub fn supported(&self) -> Result<(), SettingsError> {
-        let not_yet = |setting: String| Err(SettingsError::NotYet(setting));
-        if self.log.kind == LogKind::Kafka {
-            return not_yet("log.kind = \"kafka\"".to_owned());
-        }
-        if self.store.kind == StoreKind::Cql {
-            return not_yet("store.kind = \"cql\"".to_owned());
-        }
-        if self.batch.engine == Engine::Ballista && !cfg!(feature = "distributed") {
-            let setting = "batch.engine = \"ballista\"".to_owned();
-            return Err(SettingsError::Wrong(format!(
-                "{setting}: this binary was built without the feature `distributed`"
-            )));
-        }
-        if self.registry.url.is_some() {
-            return not_yet("registry.url (a schema registry)".to_owned());
-        }
-        if let Some(url) = self.archive.url.as_deref().filter(|url| !url.starts_with("file://")) {
-            return not_yet(format!("archive.url = \"{url}\""));
-        }
-        Ok(())
-    }
-
-    /// Where the archive is.
-    pub fn archive_dir(&self) -> PathBuf {
-        match self.archive.url.as_deref().and_then(|url| url.strip_prefix("file://")) {
-            Some(path) => Path::new(path).to_owned(),
-            None => self.data.join("archive"),
         }
     }
 }

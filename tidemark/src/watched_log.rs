@@ -7,12 +7,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::Utc;
 use event_log::error::Result;
 use event_log::{EventLog, NewRecord, ReadLimit, Record, TopicSpec};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use views::{Offset, TopicPartition};
 
 /// Appends that come closer together than this are taken as one, as old as its first.
@@ -21,10 +23,41 @@ const NEAR_US: i64 = 1000;
 /// How many appends of a partition are remembered.
 const REMEMBERED: usize = 4096;
 
+/// How often the log's clock is compared with this process's.
+const COMPARE_CLOCKS: Duration = Duration::from_secs(30);
+
+/// How far they may be apart.
+const SKEW_US: i64 = 1_000_000;
+
 /// An [`EventLog`] that knows when its last records were appended.
 pub struct WatchedLog {
     log: Arc<dyn EventLog>,
     tails: Mutex<HashMap<TopicPartition, Tail>>,
+    /// When the clocks were compared last.
+    compared: Mutex<Option<Instant>>,
+    skew: watch::Sender<Option<Skew>>,
+}
+
+/// How far the log's clock is from this process's, as far as it is more than the time that an append takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skew {
+    /// Microseconds; positive when the log's clock is ahead.
+    pub us: i64,
+}
+
+impl Skew {
+    /// `time` was set by the log between `before` and `after` of this process's clock.
+    fn of(time: i64, before: i64, after: i64) -> Self {
+        Self { us: if time > after { time - after } else { (time - before).min(0) } }
+    }
+
+    fn tell(self) {
+        let (seconds, side) = (self.us.abs() / 1_000_000, if self.us > 0 { "ahead of" } else { "behind" });
+        tracing::warn!(
+            "clock skew: the event log's clock is {seconds} s {side} this machine's, so `freshness_ms` is off by as much; answers are \
+             exact all the same. Let NTP set the clocks of this machine and of the brokers (log.brokers)"
+        );
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +70,36 @@ struct Tail {
 impl WatchedLog {
     /// Watches a log. What others append to it is not noticed.
     pub fn new(log: Arc<dyn EventLog>) -> Self {
-        Self { log, tails: Mutex::default() }
+        Self { log, tails: Mutex::default(), compared: Mutex::default(), skew: watch::channel(None).0 }
+    }
+
+    /// How far the clocks were apart when they were compared last; `None` before the first append of this process.
+    pub fn skew(&self) -> watch::Receiver<Option<Skew>> {
+        self.skew.subscribe()
+    }
+
+    /// Now and then, reads a record that was just appended, to see the log's clock. Answers are exact whatever the clocks say;
+    /// how fresh they are is the difference of two of them.
+    fn compare_clocks(&self, partition: &TopicPartition, appended: &Range<Offset>, before: i64) {
+        {
+            let mut compared = self.compared.lock();
+            if appended.is_empty() || compared.is_some_and(|last| last.elapsed() < COMPARE_CLOCKS) {
+                return;
+            }
+            *compared = Some(Instant::now());
+        }
+        let after = Utc::now().timestamp_micros();
+        let (log, skew) = (self.log.clone(), self.skew.clone());
+        let (partition, offset) = (partition.clone(), appended.start);
+        tokio::spawn(async move {
+            let Ok(records) = log.read(&partition, offset, ReadLimit::records(1)).await else { return };
+            let Some(time) = records.first().map(|record| record.append_time) else { return };
+            let found = Skew::of(time, before, after);
+            skew.send_replace(Some(found));
+            if found.us.abs() > SKEW_US {
+                found.tell();
+            }
+        });
     }
 
     /// The offset after the last record that this process appended (0: it has not appended any), and when the record at `offset`
@@ -89,6 +151,7 @@ impl EventLog for WatchedLog {
         let time = Utc::now().timestamp_micros();
         let appended = self.log.append(to, records).await?;
         self.tails.lock().entry(to.clone()).or_default().note(&appended, time);
+        self.compare_clocks(to, &appended, time);
         Ok(appended)
     }
 

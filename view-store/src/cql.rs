@@ -72,8 +72,9 @@ struct Inner {
     boundaries: Boundaries,
     /// By table: those that this handle uses.
     tables: Mutex<HashMap<Arc<str>, Arc<ViewTable>>>,
-    /// Held while tables are made: one after the other.
-    making: tokio::sync::Mutex<()>,
+    /// Held while tables are made, one after the other: those that are not in the pointer yet. Whoever goes on after one who was
+    /// dropped uses them.
+    making: tokio::sync::Mutex<Vec<(Arc<View>, Arc<str>)>>,
     /// The states written last.
     written: Mutex<Written>,
     /// The furthest position that a read of everything has returned, by table.

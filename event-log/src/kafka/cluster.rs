@@ -22,6 +22,8 @@ use crate::error::{LogError, Result};
 
 /// How long connecting may take. Long enough for a broker that is being started, short enough for a person who waits.
 const CONNECT: Duration = Duration::from_secs(8);
+/// What looks hopeless is believed after this: a name server or a broker may be just starting.
+const HOPELESS: Duration = Duration::from_secs(2);
 /// How long one question may take, repetitions included.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a number of partitions is believed.
@@ -85,7 +87,7 @@ impl Cluster {
 
     /// Serves what librdkafka has to say.
     pub fn serve(&self) {
-        while self.asker.poll(Duration::ZERO).is_some() {}
+        listen(&self.asker);
     }
 
     async fn ask<T: Send + 'static>(
@@ -199,10 +201,10 @@ impl Failed {
 
 /// Waits for the first answer of a broker; gives up early when waiting will not help.
 fn greet(asker: &BaseConsumer<Listener>, listener: &Listener, brokers: &str) -> Result<()> {
-    let deadline = Instant::now() + CONNECT;
+    let began = Instant::now();
     loop {
         let outcome = asker.fetch_metadata(None, Duration::from_millis(500));
-        while asker.poll(Duration::ZERO).is_some() {}
+        listen(asker);
         let error = match outcome {
             Ok(_) => {
                 listener.forget();
@@ -211,7 +213,8 @@ fn greet(asker: &BaseConsumer<Listener>, listener: &Listener, brokers: &str) -> 
             Err(error) => error,
         };
         let hopeless = listener.hopeless();
-        if hopeless.is_none() && Instant::now() < deadline {
+        let patience = if hopeless.is_some() { HOPELESS } else { CONNECT };
+        if began.elapsed() < patience {
             continue;
         }
         let why = hopeless.or_else(|| listener.reason()).unwrap_or_else(|| error.to_string());
@@ -221,6 +224,11 @@ fn greet(asker: &BaseConsumer<Listener>, listener: &Listener, brokers: &str) -> 
             format!("no Kafka at log.brokers = {brokers:?} with the settings of log.kafka: {why}"),
         ));
     }
+}
+
+/// Hears everything that a client has to say: without a timeout it would say one thing at a time.
+pub(super) fn listen(client: &BaseConsumer<Listener>) {
+    while client.poll(Duration::from_millis(1)).is_some() {}
 }
 
 fn one_line(text: &str) -> String {

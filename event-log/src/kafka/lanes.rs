@@ -15,6 +15,7 @@ use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
 use views::{Offset, TopicPartition};
 
+use super::cluster::listen;
 use super::cursor::Cursor;
 use super::listener::Listener;
 use super::options::{Buffers, KafkaOptions, Role, refused};
@@ -23,6 +24,8 @@ use crate::error::{LogError, Result};
 /// How many partitions the first lane takes, and what is fetched ahead for each.
 const FIRST: usize = 8;
 const FIRST_BUFFERS: Buffers = Buffers { kilobytes: 4096, records: 16_384, fetch_bytes: 512 << 10 };
+/// How long a lane may look for a partition it has not heard of.
+const LOOK: Duration = Duration::from_secs(5);
 /// How often a lane is made smaller.
 const MOST_HALVINGS: usize = 5;
 
@@ -52,6 +55,8 @@ impl Lanes {
         let taken = Taken { lane, of: of.clone() };
         let failed = |error| self.listener.error(format!("read {of}"), error);
         let consumer = &taken.lane.consumer;
+        // librdkafka looks for partitions it has not heard of once a second: too late for somebody who waits.
+        consumer.fetch_metadata(Some(&of.topic), LOOK).map_err(failed)?;
         // Before it is assigned: what is fetched goes into a queue of its own from the first record on.
         let queue = consumer.split_partition_queue(&of.topic, of.partition as i32);
         let mut queue = queue.ok_or_else(|| LogError::NotFound(format!("partition {of}")))?;
@@ -80,7 +85,7 @@ impl Lanes {
     pub fn serve(&self) {
         let lanes = self.lanes.lock().clone();
         for lane in lanes {
-            while lane.consumer.poll(Duration::ZERO).is_some() {}
+            listen(&lane.consumer);
         }
     }
 }

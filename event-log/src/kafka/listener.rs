@@ -99,6 +99,11 @@ impl ClientContext for Listener {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
+        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange, PartitionEOF};
+        // Told of partitions that were let go of meanwhile, or to whoever reads there: no trouble of the connection's.
+        if matches!(code, Some(PartitionEOF | OffsetOutOfRange | AutoOffsetReset)) {
+            return;
+        }
         // That all brokers are down follows from what was said of each, and says less.
         let summary = code == Some(RDKafkaErrorCode::AllBrokersDown);
         tracing::debug!(%error, reason, "Kafka");

@@ -133,8 +133,6 @@ impl KafkaOptions {
         set("reconnect.backoff.max.ms", &1000);
         set("socket.keepalive.enable", &true);
         set("socket.nagle.disable", &true);
-        // An idle connection that a broker closes is no news.
-        set("log.connection.close", &false);
         match role {
             Role::Asker => {
                 // Ends are those of committed records.

@@ -38,8 +38,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// After this long without an answer the read fails.
 const NO_ANSWER: Duration = Duration::from_secs(20);
-/// A reader that waits asks for the end after this: most reads are over by then.
-const ASK_AFTER: Duration = Duration::from_millis(3);
+/// How long after a broker refused an offset that it has it is asked again.
+const OUT_OF_RANGE_PAUSE: Duration = Duration::from_millis(20);
+/// A reader that waits asks for the end after half of its wait, at the latest after this. Most reads are over by then, and others of
+/// the topic may have asked meanwhile.
+const ASK_AFTER: Duration = Duration::from_millis(200);
 
 /// The readers of a log.
 pub(super) struct Readers {
@@ -209,6 +212,11 @@ impl Read<'_> {
             let Some(cursor) = &mut held.cursor else { return Ok(None) };
             let found = match cursor.take(self.from, &self.limit) {
                 Ok(found) => found,
+                Err(Stop::OutOfRange) if self.is_out_of_range_for_a_moment().await? => {
+                    held.cursor = None;
+                    tokio::time::sleep(OUT_OF_RANGE_PAUSE).await;
+                    return Ok(None);
+                }
                 Err(stop) => return Err(self.explain(stop).await),
             };
             if !found.records.is_empty() {
@@ -312,6 +320,12 @@ impl Read<'_> {
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| LogError::unavailable(format!("read {}", self.of), error))?
+    }
+
+    /// A broker that lets go of records, or has just come back, may refuse an offset that it has.
+    async fn is_out_of_range_for_a_moment(&self) -> Result<bool> {
+        let kept = self.ends.kafka(self.cluster, self.of, Instant::now()).await?;
+        Ok((kept.start..=kept.end).contains(&self.from) && self.began.elapsed() < NO_ANSWER)
     }
 
     async fn refuse_before_start(&self) -> Result<()> {

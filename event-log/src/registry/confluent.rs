@@ -163,7 +163,7 @@ impl Version {
         match earlier {
             Ok(earlier) => history::reads(subject, record, earlier, format_args!("version {number} (schema {id})")),
             Err(problem) => Err(LogError::Invalid(format!(
-                "schema for {subject} cannot read events of its version {number} (schema {id}): {problem}"
+                "schema for {subject} cannot read events of its earlier schema {id}, version {number}: {problem}"
             ))),
         }
     }

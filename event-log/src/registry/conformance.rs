@@ -17,14 +17,14 @@ use crate::error::LogError;
 /// A registry that does not answer within this time hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Checks the promises of the registry that `make` makes; panics at the first that is broken. `make` may return the same registry
-/// every time, or another client of the same one.
+/// Checks the promises of the registry that `make` makes; panics at the first that is broken. `make` is called twice, and may return
+/// the same registry, or another client of the same one.
 pub async fn suite(make: impl AsyncFn() -> Arc<dyn SchemaRegistry>) {
+    let (one, other) = (make().await, make().await);
     macro_rules! check {
         ($($name:ident)*) => {$(
             println!("schema registry: {}", stringify!($name).replace('_', " "));
-            let (one, other) = (make().await, make().await);
-            tokio::time::timeout(HANGS, $name(one, other)).await.expect(concat!(stringify!($name), " hangs"));
+            tokio::time::timeout(HANGS, $name(one.clone(), other.clone())).await.expect(concat!(stringify!($name), " hangs"));
         )*};
     }
     check! {

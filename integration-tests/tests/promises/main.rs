@@ -3,7 +3,9 @@
 mod command_line;
 mod disk_full;
 mod failing_view;
+mod foreign;
 mod hostile;
+mod operator;
 mod oracle;
 mod real_data;
 mod scenarios;

@@ -11,7 +11,8 @@ use batch_layer::Outcome;
 use datafusion::scalar::ScalarValue;
 use futures::FutureExt as _;
 use integration_tests::events::schema;
-use integration_tests::parts::EmbeddedParts;
+use integration_tests::parts::{EmbeddedParts, Parts, ServerParts};
+use integration_tests::servers::Servers;
 use integration_tests::truth::difference;
 use integration_tests::world::{Faults, World, number, random_events, seed};
 use rand::rngs::StdRng;
@@ -170,7 +171,7 @@ fn application(random: &mut StdRng, shape: &Shape, version: u32) -> Application 
 }
 
 /// Runs one case; `did` gets what was done.
-async fn case(seed: u64, did: &parking_lot::Mutex<Vec<String>>) {
+async fn case(seed: u64, parts: Arc<dyn Parts>, did: &parking_lot::Mutex<Vec<String>>) {
     let mut random = StdRng::seed_from_u64(seed);
     let note = |what: String| did.lock().push(what);
     let mut shape = Shape::random(&mut random);
@@ -180,7 +181,7 @@ async fn case(seed: u64, did: &parking_lot::Mutex<Vec<String>>) {
         "{shape:?}\n{}",
         first.views.iter().map(|view| view.statement.clone()).collect::<Vec<_>>().join("\n")
     ));
-    let mut world = World::new(Arc::new(EmbeddedParts::new()), first);
+    let mut world = World::new(parts, first);
     world.start(Faults::none(), seed).await;
     for _ in 0..random.random_range(6..=14) {
         match random.random_range(0..20) {
@@ -290,11 +291,25 @@ async fn check_keys(world: &World, random: &mut StdRng, view: &Arc<View>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_is_what_plain_datafusion_says_over_the_events_before_its_position() {
-    let (seed, cases) = (seed(), number("TIDEMARK_CASES", 30));
+    cases(number("TIDEMARK_CASES", 30), || Arc::new(EmbeddedParts::new()), async |_| {}).await;
+}
+
+/// The same on the real servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_from_the_servers_is_what_plain_datafusion_says() {
+    let servers = Servers::running();
+    let new = || Arc::new(ServerParts::new(&servers, "oracle"));
+    cases(number("TIDEMARK_CASES_ON_SERVERS", 5), new, async |parts| parts.forget().await).await;
+}
+
+async fn cases<P: Parts + 'static>(cases: u64, new: impl Fn() -> Arc<P>, forget: impl AsyncFn(&P)) {
+    let seed = seed();
     println!("oracle: {cases} cases from seed {seed} (TIDEMARK_SEED={seed} repeats them)");
     for case_seed in (0..cases).map(|number| seed.wrapping_add(number)) {
         let did = parking_lot::Mutex::default();
-        let outcome = std::panic::AssertUnwindSafe(case(case_seed, &did)).catch_unwind().await;
+        let parts = new();
+        let outcome = std::panic::AssertUnwindSafe(case(case_seed, parts.clone(), &did)).catch_unwind().await;
+        forget(&parts).await;
         if let Err(panic) = outcome {
             println!("TIDEMARK_SEED={case_seed} TIDEMARK_CASES=1 repeats this:\n{}", did.lock().join("\n"));
             std::panic::resume_unwind(panic);

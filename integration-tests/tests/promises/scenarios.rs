@@ -20,13 +20,24 @@ use show::Page;
 use system::System;
 use views::{Position, TopicPartition};
 
-/// One test for each file.
+/// One test for each file on embedded parts, and one on the real servers.
 macro_rules! scenarios {
     ($($name:ident)*) => {
         $(#[tokio::test]
         async fn $name() {
-            run(stringify!($name)).await;
+            run(stringify!($name), system::EMBEDDED).await;
         })*
+
+        mod on_servers {
+            use integration_tests::servers::Servers;
+
+            $(#[tokio::test]
+            async fn $name() {
+                let corner = Servers::running().corner(stringify!($name));
+                super::run(stringify!($name), &corner).await;
+                Servers::forget(&Servers::settings(&corner, std::path::Path::new("."))).await;
+            })*
+        }
 
         #[test]
         fn every_file_is_a_test() {
@@ -60,7 +71,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
 }
 
-async fn run(name: &str) {
+async fn run(name: &str, settings: &str) {
     let path = folder().join(format!("{name}.scenario"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let script = Script::parse(&text).unwrap_or_else(|error| panic!("{name}.scenario: {error}"));
@@ -69,7 +80,7 @@ async fn run(name: &str) {
         return;
     }
     let complete = std::env::var_os("TIDEMARK_COMPLETE").is_some();
-    let mut run = Run::new();
+    let mut run = Run::new(settings);
     let mut answers = Vec::new();
     for step in &script.steps {
         let answer = run.step(step).await;
@@ -108,6 +119,8 @@ struct Run {
     /// The times that have been put in, by their text, to be taken out of answers again.
     times: BTreeMap<String, String>,
     dir: tempfile::TempDir,
+    /// Which parts the system has.
+    settings: String,
     system: Option<System>,
     /// How far the log goes, as far as it was told.
     end: Position,
@@ -118,12 +131,13 @@ struct Run {
 }
 
 impl Run {
-    fn new() -> Self {
+    fn new(settings: &str) -> Self {
         let now = Utc::now();
         Self {
             now: now.with_second(0).and_then(|now| now.with_nanosecond(0)).unwrap_or(now),
             times: BTreeMap::new(),
             dir: tempfile::tempdir().expect("a folder"),
+            settings: settings.to_owned(),
             system: None,
             end: Position::new(),
             positions: BTreeMap::new(),
@@ -139,7 +153,7 @@ impl Run {
 
     fn system(&mut self) -> &mut System {
         if self.system.is_none() {
-            self.system = Some(System::new(&self.app(), &self.dir.path().join("data")));
+            self.system = Some(System::new(&self.app(), &self.dir.path().join("data"), &self.settings));
         }
         self.system.as_mut().expect("it was started")
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark::settings::{DEFAULTS, Effective, LogKind, Places, Settings, SettingsError};
+use tidemark::settings::{DEFAULTS, Effective, Places, Settings};
 use tidemark::units::{Schedule, Size, Span, duration_in_words};
 
 fn application(text: &str) -> Places {
@@ -94,22 +94,6 @@ fn what_is_printed_can_be_read_again() {
     let first = Effective::read(&places).expect("fine");
     let again = settings(&application(&first.to_toml()));
     assert_eq!(again, first.settings);
-}
-
-#[test]
-fn parts_of_later_versions_are_refused_by_name() {
-    let refused = |text: &str| match settings(&application(text)).supported() {
-        Err(SettingsError::NotYet(what)) => what,
-        other => panic!("{text}: {other:?}"),
-    };
-    assert!(refused("[log]\nkind = \"kafka\"").contains("log.kind"));
-    assert!(refused("[store]\nkind = \"cql\"").contains("store.kind"));
-    assert!(refused("[registry]\nurl = \"http://r:8081\"").contains("registry.url"));
-    assert!(refused("[archive]\nurl = \"s3://bucket/a\"").contains("s3://bucket/a"));
-    let local = settings(&application("[archive]\nurl = \"file:///srv/archive\""));
-    assert!(local.supported().is_ok());
-    assert_eq!(local.archive_dir(), std::path::Path::new("/srv/archive"));
-    assert_eq!(local.log.kind, LogKind::Embedded);
 }
 
 #[test]

@@ -22,11 +22,13 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use clients::{Clients, Shared};
-use ledger::Ledger;
+use ledger::{Ledger, OpenLog};
 use subject::{KEYS_OF_AN_ERA, Question, SUBJECTS, Tiles, key, write_application};
 
 #[path = "torture/clients.rs"]
 mod clients;
+#[path = "torture/cluster.rs"]
+mod cluster;
 #[path = "torture/ledger.rs"]
 mod ledger;
 #[path = "torture/subject.rs"]
@@ -89,8 +91,8 @@ async fn killed_at_any_moment() {
     let folder = Kept(tempfile::tempdir().expect("a folder"));
     let (app, data) = (folder.0.path().join("app"), folder.0.path().join("data"));
     write_application(&app);
-    let (address, addresses) = watch::channel(None);
-    let mut clients = Clients::start(addresses, seed);
+    let (address, addresses) = watch::channel(Vec::new());
+    let mut clients = Clients::start(addresses, seed, false);
     let shared = clients.shared.clone();
     let mut torture = Torture {
         app: &app,
@@ -101,7 +103,7 @@ async fn killed_at_any_moment() {
         to_ready: Duration::from_millis(500),
         table: BTreeMap::new(),
     };
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::new(false);
     let mut checked = 0;
     let mut aims = Vec::new();
     for round in 0..rounds {
@@ -115,7 +117,7 @@ async fn killed_at_any_moment() {
         torture.round(aim).await;
         clients.check();
         if round % 5 == 4 {
-            checked += check(&mut ledger, &data, &shared).await;
+            checked += check(&mut ledger, &OpenLog::of(&data).await, &shared).await;
         }
     }
     print!("{}", torture.table());
@@ -137,9 +139,8 @@ async fn killed_at_any_moment() {
     command(&process, &["verify"]);
     ask_everything(&shared, &process.url, rounds / ROUNDS_OF_AN_ERA).await;
     assert_eq!(process.terminate(), Some(0), "SIGTERM is graceful");
-    checked += check(&mut ledger, &data, &shared).await;
-    let events = shared.events.lock().clone();
-    ledger.read_again(&data, &events).await;
+    checked += check(&mut ledger, &OpenLog::of(&data).await, &shared).await;
+    ledger.read_again(&OpenLog::of(&data).await, || shared.events.lock().clone()).await;
     println!(
         "torture: {} events in the log, {} of them repeated; {checked} answers checked, {} of them after waiting for what was \
          acknowledged, {} degraded; {} requests without an answer; the log ends at {}",
@@ -170,7 +171,7 @@ struct Torture<'t> {
     data: &'t Path,
     random: StdRng,
     /// Tells the clients where the process answers.
-    address: watch::Sender<Option<String>>,
+    address: watch::Sender<Vec<String>>,
     http: reqwest::Client,
     /// How long the last start took.
     to_ready: Duration,
@@ -192,7 +193,7 @@ impl Torture<'_> {
         }
         let process = launched.ready().unwrap_or_else(|written| panic!("it does not start again:\n{written}"));
         self.to_ready = started.elapsed();
-        self.address.send_replace(Some(process.url.clone()));
+        self.address.send_replace(vec![process.url.clone()]);
         if !matches!(aim, Aim::CatchingUp) {
             self.pass(Duration::from_millis(1500));
         }
@@ -229,14 +230,14 @@ impl Torture<'_> {
             }
             Aim::Terminate => {
                 self.pass(Duration::from_millis(300));
-                self.address.send_replace(None);
+                self.address.send_replace(Vec::new());
                 assert_eq!(process.terminate(), Some(0), "SIGTERM is graceful:\n{}", output.last());
                 return self.hit(aim, Instant::now(), &output);
             }
         }
         let killed = Instant::now();
         process.kill();
-        self.address.send_replace(None);
+        self.address.send_replace(Vec::new());
         self.hit(aim, killed, &output);
     }
 
@@ -293,13 +294,13 @@ fn phase_in(line: &str) -> Option<&str> {
     rest.split_once("phase=")?.1.split(' ').next()
 }
 
-/// Compares what clients were told since the last time with the log. Returns how many answers there were. No process runs.
-async fn check(ledger: &mut Ledger, data: &Path, shared: &Shared) -> usize {
+/// Compares what clients were told since the last time with the log. Returns how many answers there were.
+async fn check(ledger: &mut Ledger, log: &OpenLog, shared: &Shared) -> usize {
     let answers = std::mem::take(&mut *shared.answers.lock());
     let acknowledgements = std::mem::take(&mut *shared.acknowledgements.lock());
     let rejected = std::mem::take(&mut *shared.rejected.lock());
+    ledger.read_on(log, || shared.events.lock().clone()).await;
     let events = shared.events.lock().clone();
-    ledger.read_on(data, &events).await;
     acknowledgements.iter().for_each(|acknowledged| ledger.check_acknowledged(acknowledged));
     rejected.iter().for_each(|rejected| ledger.check_rejected(rejected));
     ledger.check_answers(&answers, &events).await;

@@ -183,7 +183,7 @@ impl Layout {
         let within = format!("{token} >= ? AND {token} <= ?");
         Statements {
             create: format!(
-                "CREATE TABLE {full} (\n{}  bucket bigint,\n  \"group\" blob,\n  generation bigint,\n  log_partition int,\n  \
+                "CREATE TABLE IF NOT EXISTS {full} (\n{}  bucket bigint,\n  \"group\" blob,\n  generation bigint,\n  log_partition int,\n  \
                  segment bigint,\n{}  marker bigint,\n  through bigint,\n  pieces int,\n  state blob,\n  \
                  PRIMARY KEY (({keys}bucket), {row})\n) WITH gc_grace_seconds = 3600 AND comment = '{}'",
                 lines(&self.keys),

@@ -114,17 +114,16 @@ impl Inner {
     }
 
     /// Makes tables for the views that have none, and writes into the pointer that they have: in this order, so that a view that has
-    /// a table there has one. Each attempt makes tables with names of its own: making one table from two places at once is what
+    /// a table there has one. Each handle makes tables with names of its own: making one table from two places at once is what
     /// Cassandra does not do well.
     async fn register(&self, views: &[&Arc<View>]) -> Result<Known> {
-        let _making = self.making.lock().await;
+        let mut made = self.making.lock().await;
         let mut contest = Contest::new();
-        let mut made: Vec<(Arc<View>, Arc<str>)> = Vec::new();
         loop {
             let known = self.settled_pointer().await?;
             let missing: Vec<_> = views.iter().filter(|view| known.table(view).is_none()).collect();
             if missing.is_empty() {
-                self.drop_unused(&known, &made).await;
+                self.drop_unused(&known, &std::mem::take(&mut *made)).await;
                 return Ok(known);
             }
             let mut next = known.pointer.clone();
@@ -134,13 +133,14 @@ impl Inner {
                     Some((_, table)) => table.clone(),
                     None => {
                         let table: Arc<str> = table_name(view, rand::random()).into();
-                        let layout = Layout::new(view, &self.options.keyspace, &table);
-                        let context = format!("making a table for view `{}`", view.name);
-                        change_schema(&self.session, context, layout.statements().create).await?;
+                        // Noted first: should this be dropped on the way, the table is not forgotten.
                         made.push(((*view).clone(), table.clone()));
                         table
                     }
                 };
+                let layout = Layout::new(view, &self.options.keyspace, &table);
+                let context = format!("making a table for view `{}`", view.name);
+                change_schema(&self.session, context, layout.statements().create).await?;
                 next.views.push(PointerView {
                     name: view.name.clone(),
                     fingerprint: view.fingerprint.clone(),

@@ -22,7 +22,7 @@ async fn refusal(url: &str, options: &LocationOptions) -> LogError {
     assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
     let message = error.to_string();
     assert!(message.starts_with("archive.url: ") && !message.contains('\n'), "{message}");
-    assert!(!message.contains("cisecret") && !format!("{options:?}").contains("cisecret"), "{message}");
+    assert!(!message.contains("tidemark-secret") && !format!("{options:?}").contains("tidemark-secret"), "{message}");
     error
 }
 

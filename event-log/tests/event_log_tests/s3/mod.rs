@@ -17,8 +17,8 @@ use object_store::signer::Signer;
 
 /// All tests share it, each with a prefix of its own.
 pub const BUCKET: &str = "tidemark-test-event-log";
-const USER: &str = "ciaccess";
-const SECRET: &str = "cisecret";
+const USER: &str = "tidemark";
+const SECRET: &str = "tidemark-secret";
 
 /// Where the S3 server is that the tests use; the bucket is there.
 pub async fn server() -> String {

@@ -17,7 +17,7 @@ pub struct Weed {
 impl Weed {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = r#"{"identities": [{"name": "ci", "credentials": [{"accessKey": "ciaccess", "secretKey": "cisecret"}],
+        let config = r#"{"identities": [{"name": "ci", "credentials": [{"accessKey": "tidemark", "secretKey": "tidemark-secret"}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}"#;
         std::fs::write(folder.path().join("s3.json"), config).unwrap();
         // All are taken before the first is given back, so that no two are the same.

@@ -1,5 +1,5 @@
-//! Those who use the process while it is tortured: writers, readers, and one who watches its status. They know nothing of kills:
-//! an address goes, another one comes, and a request without an answer is one whose outcome is unknown.
+//! Those who use the process, or the processes, while they are tortured: writers, readers, and one who watches the status. They know
+//! nothing of kills: an address goes, another one comes, and a request without an answer is one whose outcome is unknown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom as _;
 use rand::{Rng, SeedableRng};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use tokio::task::JoinSet;
 use views::{Offset, Position};
 
 use super::subject::{Event, Question, TOPICS};
+
+/// How long a client waits for an answer. A process that was stopped where it is does not answer, nor does its address go.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A request of events that was acknowledged.
 #[derive(Debug, Clone)]
@@ -38,8 +42,10 @@ pub struct Answer {
 
 /// What all clients share.
 pub struct Shared {
-    /// Where the process answers; `None` while there is none. Closed when there will be no other.
-    address: watch::Receiver<Option<String>>,
+    /// Where processes answer. Closed when there will be no other.
+    addresses: watch::Receiver<Vec<String>>,
+    /// Whether the parts behind the processes go away now and then: an answer may say so.
+    parts_fail: bool,
     http: reqwest::Client,
     /// Every event there ever was, by its number.
     pub events: Mutex<Vec<Event>>,
@@ -51,8 +57,8 @@ pub struct Shared {
     pub rejected: Mutex<Vec<(usize, String)>>,
     /// Everything before this was acknowledged.
     acknowledged: Mutex<Position>,
-    /// The highest generation that some answer had.
-    generation: AtomicU64,
+    /// The highest generation that some answer of a process had.
+    generations: Mutex<BTreeMap<String, u64>>,
     /// Requests without an answer.
     pub unanswered: AtomicU64,
     /// Answers that said that they may lag.
@@ -69,17 +75,19 @@ pub struct Clients {
 
 impl Clients {
     /// Three writers (two of them of payments), three readers and a watcher.
-    pub fn start(address: watch::Receiver<Option<String>>, seed: u64) -> Self {
+    pub fn start(addresses: watch::Receiver<Vec<String>>, seed: u64, parts_fail: bool) -> Self {
+        let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
         let shared = Arc::new(Shared {
-            address,
-            http: reqwest::Client::new(),
+            addresses,
+            parts_fail,
+            http,
             events: Mutex::default(),
             era: AtomicU64::new(0),
             acknowledgements: Mutex::default(),
             answers: Mutex::default(),
             rejected: Mutex::default(),
             acknowledged: Mutex::default(),
-            generation: AtomicU64::new(0),
+            generations: Mutex::default(),
             unanswered: AtomicU64::new(0),
             degraded: AtomicU64::new(0),
             waited_for: AtomicU64::new(0),
@@ -112,11 +120,13 @@ impl Clients {
 }
 
 impl Shared {
-    /// The next address that is not `old`; `None` when there will be none.
+    /// An address that is not `old`; `None` when there will be none.
     async fn address(&self, old: Option<&str>) -> Option<String> {
-        let mut address = self.address.clone();
-        let found = address.wait_for(|address| address.is_some() && address.as_deref() != old).await;
-        found.ok()?.clone()
+        let mut addresses = self.addresses.clone();
+        let others = |addresses: &Vec<String>| addresses.iter().any(|address| Some(address.as_str()) != old);
+        let found = addresses.wait_for(others).await.ok()?;
+        let others = found.iter().filter(|address| Some(address.as_str()) != old);
+        others.choose(&mut rand::rng()).cloned()
     }
 
     /// Sends a request; the answer when there is a whole one.
@@ -139,10 +149,10 @@ impl Shared {
         parameters.push((subject.key, question.key.clone()));
         parameters.extend(reaching(reach));
         let url = format!("{address}/v1/views/{}", subject.name);
-        let floor = self.generation.load(Ordering::SeqCst);
+        let floor = self.generation_of(address);
         let (status, answer) = self.ask(self.http.get(url).query(&parameters)).await?;
-        assert_eq!(status, 200, "{question:?} {answer}");
-        self.take(question.clone(), &answer, floor, reach);
+        self.is_answered(status, &format!("{question:?} {answer}"))?;
+        self.take(address, question.clone(), &answer, floor, reach);
         Some(())
     }
 
@@ -156,29 +166,52 @@ impl Shared {
             body[name] = value.into();
         }
         let url = format!("{address}/v1/views/{}/lookup", subject.name);
-        let floor = self.generation.load(Ordering::SeqCst);
+        let floor = self.generation_of(address);
         let (status, answer) = self.ask(self.http.post(url).json(&body)).await?;
-        assert_eq!(status, 200, "{questions:?} {answer}");
+        self.is_answered(status, &format!("{questions:?} {answer}"))?;
         let results = answer["results"].as_array().expect("results");
         assert_eq!(results.len(), questions.len(), "one result each");
         for (question, result) in questions.iter().zip(results) {
+            // Each key has an outcome of its own.
+            if let Some(status) = result["error"]["status"].as_u64().and_then(|status| u16::try_from(status).ok()) {
+                let status = StatusCode::from_u16(status).expect("a status");
+                self.is_answered(status, &format!("{question:?} {result}"))?;
+            }
             let question = Question { key: question.key.clone(), ..first.clone() };
-            self.take(question, result, floor, reach);
+            self.take(address, question, result, floor, reach);
         }
         Some(())
     }
 
+    fn generation_of(&self, address: &str) -> u64 {
+        self.generations.lock().get(address).copied().unwrap_or(0)
+    }
+
+    /// Whether a question was answered: where parts fail, a process may say that it cannot, or not in time.
+    fn is_answered(&self, status: StatusCode, what: &str) -> Option<()> {
+        if self.parts_fail && [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT].contains(&status) {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        assert_eq!(status, 200, "{what}");
+        Some(())
+    }
+
     /// Keeps an answer for the comparison with the log, and checks what can be checked at once.
-    fn take(&self, question: Question, answer: &Value, floor: u64, reach: Option<&Position>) {
+    fn take(&self, address: &str, question: Question, answer: &Value, floor: u64, reach: Option<&Position>) {
         if answer["degraded"] != Value::Null {
             // Right after a start it may say that it cannot tell how far it lags. What it does tell must be right all the same.
             let reason = answer["degraded"]["reason"].as_str().unwrap_or_default();
-            assert!(reason.contains("the speed layer does not follow"), "{question:?} {answer}");
+            let is_starting = reason.contains("the speed layer does not follow");
+            assert!(is_starting || self.parts_fail, "{question:?} {answer}");
             self.degraded.fetch_add(1, Ordering::Relaxed);
         }
         let generation = answer["generation"].as_u64().unwrap_or(0);
         assert!(generation >= floor, "the generation went back from {floor}: {question:?} {answer}");
-        self.generation.fetch_max(generation, Ordering::SeqCst);
+        let mut generations = self.generations.lock();
+        let known = generations.entry(address.to_owned()).or_default();
+        *known = generation.max(*known);
+        drop(generations);
         let position = answer["position"].as_str().and_then(|token| Position::from_token(token).ok());
         let position = position.unwrap_or_else(|| panic!("no position: {question:?} {answer}"));
         if let Some(reach) = reach {
@@ -315,13 +348,19 @@ async fn read(shared: Arc<Shared>, mut random: StdRng) {
 /// Looks at the status all the time: what must never go back.
 async fn watch_status(shared: Arc<Shared>) {
     let mut highest: BTreeMap<String, Offset> = BTreeMap::new();
+    let mut of: Option<String> = None;
     let mut old: Option<String> = None;
     loop {
         let Some(address) = shared.address(old.as_deref()).await else { return };
         let answer = shared.ask(shared.http.get(format!("{address}/v1/status"))).await;
-        old = answer.is_none().then_some(address);
-        if let Some((status, answer)) = answer {
-            assert_eq!(status, 200, "{answer}");
+        old = answer.is_none().then(|| address.clone());
+        let answer = answer.filter(|(status, answer)| shared.is_answered(*status, &answer.to_string()).is_some());
+        if shared.parts_fail && of.as_ref() != Some(&address) {
+            // What one process knows another may not know yet.
+            highest.clear();
+            of = Some(address);
+        }
+        if let Some((_, answer)) = answer {
             let mut now = vec![("generation".to_owned(), answer["generation"].as_u64())];
             for topic in TOPICS {
                 for (number, partition) in

@@ -1,5 +1,4 @@
-//! What must be: the records of the log as they are found in the data folder while no process runs, and what plain DataFusion
-//! computes over them.
+//! What must be: the records of the log, and what plain DataFusion computes over them.
 //!
 //! Events are decoded by the reference implementation of Avro, and must be what was sent, number by number.
 
@@ -23,6 +22,8 @@ use event_log::{Content, EmbeddedLog, EmbeddedOptions, EventLog, ReadLimit, Reco
 use object_store::local::LocalFileSystem;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
+use tidemark::backends::Backends;
+use tidemark::settings::Settings;
 use views::{Application, Offset, Source, TopicPartition};
 
 use super::clients::{Acknowledged, Answer};
@@ -43,6 +44,9 @@ struct Placed {
 /// The records of the log, as far as they were read.
 pub struct Ledger {
     application: Application,
+    /// Whether others append to the same partitions at the same moment: the records of one append keep their order, and others
+    /// may lie between them.
+    is_shared: bool,
     schema: apache_avro::Schema,
     /// By offset; `None` is a marker.
     records: BTreeMap<TopicPartition, Vec<Option<Placed>>>,
@@ -59,9 +63,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn new() -> Self {
+    pub fn new(is_shared: bool) -> Self {
         Self {
             application: super::subject::application(),
+            is_shared,
             schema: apache_avro::Schema::parse_str(SCHEMA).expect("a schema"),
             records: BTreeMap::new(),
             counting: HashMap::new(),
@@ -83,20 +88,26 @@ impl Ledger {
         self.records.iter().map(|(partition, records)| (partition.clone(), records.len() as Offset)).collect()
     }
 
-    /// Reads what came since. `sent`: every event there ever was, by its number.
-    pub async fn read_on(&mut self, data: &Path, sent: &[Event]) {
-        let log = OpenLog::of(data).await;
+    /// Reads what came since. `sent`: every event there ever was, by its number; asked for after reading, as clients go on.
+    pub async fn read_on(&mut self, log: &OpenLog, sent: impl Fn() -> Vec<Event>) {
+        let mut came: Vec<(usize, TopicPartition, Vec<Record>)> = Vec::new();
         for (topic, name) in TOPICS.into_iter().enumerate() {
             for number in 0..self.source(topic).partitions {
                 let partition = TopicPartition::new(name, number);
-                let mut known = self.records.remove(&partition).unwrap_or_default();
-                for record in log.read(&partition, known.len() as Offset).await {
-                    // The archive does not keep markers that cut nothing. An acknowledged event that is left out shows.
-                    known.resize(record.offset as usize, None);
-                    known.push(self.place(topic, number, &record, sent));
-                }
-                self.records.insert(partition, known);
+                let next = self.records.get(&partition).map_or(0, |known| known.len() as Offset);
+                let records = log.read(&partition, next).await;
+                came.push((topic, partition, records));
             }
+        }
+        let sent = sent();
+        for (topic, partition, records) in came {
+            let mut known = self.records.remove(&partition).unwrap_or_default();
+            for record in records {
+                // The archive does not keep markers that cut nothing. An acknowledged event that is left out shows.
+                known.resize(record.offset as usize, None);
+                known.push(self.place(topic, partition.partition, &record, &sent));
+            }
+            self.records.insert(partition, known);
         }
         self.letters.clear();
         for (number, topic) in TOPICS.into_iter().enumerate() {
@@ -143,9 +154,9 @@ impl Ledger {
     }
 
     /// Reads everything again from its start: no record may have changed, none may be gone.
-    pub async fn read_again(&self, data: &Path, sent: &[Event]) {
-        let mut again = Self::new();
-        again.read_on(data, sent).await;
+    pub async fn read_again(&self, log: &OpenLog, sent: impl Fn() -> Vec<Event>) {
+        let mut again = Self::new(self.is_shared);
+        again.read_on(log, sent).await;
         for (partition, records) in &self.records {
             let now = &again.records[partition];
             assert!(now.len() >= records.len(), "{partition} ended at {} and ends at {}", records.len(), now.len());
@@ -165,11 +176,15 @@ impl Ledger {
             let before = records.get(..end as usize).unwrap_or_else(|| {
                 panic!("{partition} ends at {}, and {end} was acknowledged: {acknowledged:?}", records.len())
             });
-            let found: Vec<i64> = before
-                .iter()
-                .rev()
-                .map_while(|placed| placed.map(|placed| placed.number).filter(|number| missing.remove(number)))
-                .collect();
+            let backwards = before.iter().rev().map(|placed| placed.map(|placed| placed.number));
+            let own = |number: Option<i64>| number.filter(|number| missing.remove(number));
+            let found: Vec<i64> = if self.is_shared {
+                let last = before.last().copied().flatten().map(|placed| placed.number);
+                assert!(last.is_some_and(|last| numbers.contains(&last)), "{partition}@{end} ends: {acknowledged:?}");
+                backwards.filter_map(own).collect()
+            } else {
+                backwards.map_while(own).collect()
+            };
             assert!(!found.is_empty(), "nothing before {partition}@{end}: {acknowledged:?}");
             let expected: Vec<i64> = numbers.iter().rev().copied().filter(|number| found.contains(number)).collect();
             assert_eq!(found, expected, "the order in {partition} before {end}: {acknowledged:?}");
@@ -261,22 +276,29 @@ impl Ledger {
     }
 }
 
-/// The log of a data folder that no process has open. The log itself is a copy: opening one mends what a crash has torn, which is
-/// for the process under test to do.
-struct OpenLog {
+/// A log to read, its archived beginning included.
+pub struct OpenLog {
     log: TieredLog,
-    _copy: TempDir,
+    _copy: Option<TempDir>,
 }
 
 impl OpenLog {
-    async fn of(data: &Path) -> Self {
+    /// The log of a data folder that no process has open. The log itself is a copy: opening one mends what a crash has torn, which
+    /// is for the process under test to do.
+    pub async fn of(data: &Path) -> Self {
         let copy = tempfile::tempdir().expect("a folder");
         copy_folder(&data.join("log"), copy.path()).expect("a copy of the log");
         let options = EmbeddedOptions { fsync: false, ..EmbeddedOptions::default() };
         let log = EmbeddedLog::open(copy.path(), options).unwrap_or_else(|error| panic!("the log: {error}"));
         let objects = LocalFileSystem::new_with_prefix(data.join("archive")).expect("the archive's folder");
         let archive = Archive::new(Arc::new(objects), "");
-        Self { log: TieredLog::new(Arc::new(log), Arc::new(archive)), _copy: copy }
+        Self { log: TieredLog::new(Arc::new(log), Arc::new(archive)), _copy: Some(copy) }
+    }
+
+    /// The log of a cluster, which may run.
+    pub async fn of_servers(settings: &Settings) -> Self {
+        let parts = Backends::open(settings).await.unwrap_or_else(|failure| panic!("the servers: {}", failure.message));
+        Self { log: TieredLog::new(parts.log, parts.archive), _copy: None }
     }
 
     async fn read(&self, partition: &TopicPartition, from: Offset) -> Vec<Record> {

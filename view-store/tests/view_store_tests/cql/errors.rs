@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use view_store::CqlStore;
 use view_store::cql::{Consistency, CqlOptions, consistency};
 
-use super::server::{Keyspace, address};
+use super::server::{Keyspace, reachable};
 
 /// How connecting fails, in one line and in time.
 async fn refused(options: CqlOptions) -> String {
@@ -20,7 +20,7 @@ async fn refused(options: CqlOptions) -> String {
 }
 
 fn here() -> CqlOptions {
-    CqlOptions { nodes: vec![address()], ..CqlOptions::default() }
+    reachable()
 }
 
 #[tokio::test]
@@ -62,11 +62,18 @@ async fn a_keyspace_is_made_once_and_again() {
 }
 
 #[tokio::test]
+async fn a_wrong_password() {
+    let text = refused(CqlOptions { password: Some("another".to_owned()), ..here() }).await;
+    assert!(text.contains("store.user") && text.contains("store.password"), "{text}");
+    assert!(!text.contains("another"), "{text}");
+}
+
+#[tokio::test]
 async fn settings_that_cannot_work() {
     let one = Consistency::One;
     let text = refused(CqlOptions { read_consistency: one, write_consistency: one, ..here() }).await;
     assert!(text.contains("store.read_consistency ONE and store.write_consistency ONE do not overlap"), "{text}");
-    let text = refused(CqlOptions { user: Some("tidemark".to_owned()), ..here() }).await;
+    let text = refused(CqlOptions { user: Some("tidemark".to_owned()), password: None, ..here() }).await;
     assert!(text.contains("store.user") && text.contains("store.password"), "{text}");
     let text = refused(CqlOptions { grace: Duration::ZERO, ..here() }).await;
     assert!(text.contains("store.grace"), "{text}");

@@ -81,8 +81,6 @@ async fn history(keyspace: &Keyspace, seed: u64, scope: &str, end: u64) {
         grace: Duration::from_millis(20),
         // Of some groups the states are in the cache, of others not.
         cache_bytes: 1500,
-        // The position must not go back because the machine is slow.
-        patience: Duration::from_secs(20),
         ..keyspace.options()
     };
     let view = world::view("minutes");

@@ -22,8 +22,7 @@ async fn conforms() {
     conformance::suite(|| async {
         // Stores that share a keyspace and have nothing else in common: a keyspace for each would cost minutes.
         let scope = format!("check {}", stores.fetch_add(1, Ordering::Relaxed));
-        let (grace, patience) = (Duration::from_millis(300), Duration::from_secs(20));
-        let options = CqlOptions { scope, grace, patience, ..keyspace.options() };
+        let options = CqlOptions { scope, grace: Duration::from_millis(300), ..keyspace.options() };
         Arc::new(CqlStore::connect(options).await.expect("a store")) as Arc<dyn ViewStore>
     })
     .await;
