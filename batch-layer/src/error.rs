@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::error::DataFusionError;
 use event_log::LogError;
 use view_store::StoreError;
 
@@ -24,7 +23,7 @@ pub enum BatchError {
         /// The view that was being recomputed.
         view: String,
         /// Why it failed.
-        source: DataFusionError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No view can be recomputed: there is nothing to publish. Each stays at its last generation until its definition is
     /// mended.

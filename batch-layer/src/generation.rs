@@ -23,7 +23,7 @@ use futures::stream::{BoxStream, StreamExt, try_unfold};
 use views::plan::FoldExec;
 use views::{Fold, View, ViewError};
 
-use crate::chunks;
+use crate::chunks::{self, given};
 use crate::dedupe;
 use crate::retention;
 use crate::scan::ArchiveScan;
@@ -42,23 +42,58 @@ pub(crate) async fn rows(
     horizon: Option<i64>,
 ) -> Result<GenerationRows, ViewError> {
     let events = dedupe::plan(session, scan, &view.input_columns).await?;
-    let partial = chunks::owned(&(Arc::new(FoldExec::new(view, events.clone())) as Arc<dyn ExecutionPlan>))?;
+    let (merged, plan) = merged(session, view, &(Arc::new(FoldExec::new(view, events.clone())) as _))?;
+    let view = view.clone();
+    let rows = merged.map(move |rows| young_enough(&view, rows?, horizon)).boxed();
+    Ok(GenerationRows { rows, plans: [events, plan] })
+}
+
+/// Merges states that are there already: several of a group, in no order. Their batches may be of any size.
+pub(crate) fn merge(
+    session: &SessionContext,
+    view: &Arc<View>,
+    states: SendableRecordBatchStream,
+) -> Result<GenerationRows, ViewError> {
+    let states = chunks::small(states, session.state().config().batch_size());
+    let states = given(&view.state_schema, vec![states])?;
+    let (rows, plan) = merged(session, view, &states)?;
+    Ok(GenerationRows { rows, plans: [states, plan] })
+}
+
+/// One stream of several, each of which is in the order of the view's groups and has groups of its own.
+pub(crate) fn in_order(
+    session: &SessionContext,
+    view: &Arc<View>,
+    streams: Vec<SendableRecordBatchStream>,
+) -> Result<SendableRecordBatchStream, ViewError> {
+    let streams = given(&view.state_schema, streams)?;
+    let plan: Arc<dyn ExecutionPlan> = match view.group_ordering() {
+        Some(order) => Arc::new(SortPreservingMergeExec::new(order, streams)),
+        None => Arc::new(CoalescePartitionsExec::new(streams)),
+    };
+    Ok(execute_stream(plan, session.task_ctx())?)
+}
+
+/// Sorts states by group, and merges those of the same group.
+fn merged(
+    session: &SessionContext,
+    view: &Arc<View>,
+    states: &Arc<dyn ExecutionPlan>,
+) -> Result<(BoxStream<'static, Result<RecordBatch, ViewError>>, Arc<dyn ExecutionPlan>), ViewError> {
+    let states = chunks::owned(states)?;
     let plan: Arc<dyn ExecutionPlan> = match view.group_ordering() {
         Some(order) => {
-            let sorted = SortExec::new(order.clone(), partial).with_preserve_partitioning(true);
+            let sorted = SortExec::new(order.clone(), states).with_preserve_partitioning(true);
             Arc::new(SortPreservingMergeExec::new(order, Arc::new(sorted)))
         }
-        None => Arc::new(CoalescePartitionsExec::new(partial)),
+        None => Arc::new(CoalescePartitionsExec::new(states)),
     };
-    let states = execute_stream(plan.clone(), session.task_ctx())?;
-    let merger = Merger::new(view, states)?;
+    let merger = Merger::new(view, execute_stream(plan.clone(), session.task_ctx())?)?;
     let rows = try_unfold(merger, |mut merger| async move {
         let rows = merger.next().await?;
         Ok::<_, ViewError>(rows.map(|rows| (rows, merger)))
     });
-    let view = view.clone();
-    let rows = rows.map(move |rows| young_enough(&view, rows?, horizon)).boxed();
-    Ok(GenerationRows { rows, plans: [events, plan] })
+    Ok((rows.boxed(), plan))
 }
 
 fn young_enough(view: &View, rows: RecordBatch, horizon: Option<i64>) -> Result<RecordBatch, ViewError> {

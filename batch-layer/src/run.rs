@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use datafusion::error::DataFusionError;
 use event_log::archive::{Archive, ArchivedSegment};
 use event_log::dead_letter::DeadLetters;
 use event_log::registry::SchemaRegistry;
@@ -25,16 +24,16 @@ use parking_lot::Mutex;
 use view_store::{PublishOutcome, StoreError, ViewStore};
 use views::{Offset, Offsets, Published, Segment, TopicPartition, View, ViewError};
 
-use crate::engine::{Engine, Settings};
+use crate::engine::Settings;
 use crate::error::{BatchError, Result};
 use crate::first_failure;
-use crate::generation;
+use crate::local::LocalEngine;
 use crate::marking::{self, Cut};
 use crate::progress::{Phase, Progress, RunProgress};
 use crate::report::{FinishedRun, Outcome, RunReport, ViewReport};
 use crate::retention;
-use crate::scan::{ArchiveScan, ReadCounters};
 use crate::sealed::SealedUpTo;
+use crate::states::{BatchEngine, Failure, ReadCounters, ViewJob};
 use crate::undecodable::Undecoded;
 
 /// How many finished runs are remembered.
@@ -54,7 +53,7 @@ pub struct BatchLayer {
     views: Vec<Arc<View>>,
     sealed: Arc<dyn SealedUpTo>,
     settings: Settings,
-    engine: Engine,
+    engine: Arc<dyn BatchEngine>,
     clock: Clock,
     /// Held during a run.
     running: tokio::sync::Mutex<()>,
@@ -79,7 +78,7 @@ impl BatchLayer {
         sealed: Arc<dyn SealedUpTo>,
         settings: Settings,
     ) -> Result<Self> {
-        let engine = Engine::new(&settings)
+        let engine = LocalEngine::new(archive.clone(), registry.clone(), &settings)
             .map_err(|error| LogError::unavailable(format!("preparing {}", settings.spill_dir.display()), error))?;
         Ok(Self {
             log,
@@ -89,7 +88,7 @@ impl BatchLayer {
             views,
             sealed,
             settings,
-            engine,
+            engine: Arc::new(engine),
             clock: Arc::new(Utc::now),
             running: tokio::sync::Mutex::new(()),
             current: Mutex::default(),
@@ -101,6 +100,12 @@ impl BatchLayer {
     /// The same layer by another clock (it decides which tiles are too old).
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The same layer with states computed by another engine than this process's own.
+    pub fn with_engine(mut self, engine: Arc<dyn BatchEngine>) -> Self {
+        self.engine = engine;
         self
     }
 
@@ -116,7 +121,6 @@ impl BatchLayer {
             layer: self,
             progress,
             read: Arc::default(),
-            spilled: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             phases: Mutex::default(),
         };
@@ -202,7 +206,6 @@ struct Run<'a> {
     layer: &'a BatchLayer,
     progress: &'a dyn RunProgress,
     read: Arc<ReadCounters>,
-    spilled: AtomicU64,
     dead_letters: AtomicU64,
     phases: Mutex<BTreeMap<Phase, u64>>,
 }
@@ -367,35 +370,28 @@ impl Run<'_> {
         segments: Arc<Vec<ArchivedSegment>>,
         now: DateTime<Utc>,
     ) -> Result<Recomputed> {
-        let BatchLayer { archive, registry, store, engine, .. } = self.layer;
+        let BatchLayer { store, engine, .. } = self.layer;
         let total = segments.iter().map(|segment| segment.end - segment.start).sum();
         let read_before = self.read.records.load(Ordering::Relaxed);
         let done = || self.read.records.load(Ordering::Relaxed) - read_before;
         self.update(number, Phase::Recompute, Some(&view.name), 0, total);
 
-        let scan = ArchiveScan {
-            archive: archive.clone(),
-            registry: registry.clone(),
-            source: view.source.clone(),
-            segments,
-            read: self.read.clone(),
-        };
-        let generation = match generation::rows(&engine.session(view), view, &scan, retention::horizon(view, now)).await
-        {
-            Ok(generation) => generation,
-            Err(error) => return failed(view, &scan, error).await,
+        let job = ViewJob { view: view.clone(), segments, horizon: retention::horizon(view, now) };
+        let states = match engine.states(&job, &self.read).await {
+            Ok(states) => states,
+            Err(failure) => return self.failed(&job, failure).await,
         };
         // The store sees only that its input failed; why, and whose fault it is, is kept here.
-        let cause: Arc<Mutex<Option<ViewError>>> = Arc::default();
+        let cause: Arc<Mutex<Option<Failure>>> = Arc::default();
         let kept = cause.clone();
-        let rows = generation.rows.map(move |rows| {
-            rows.map_err(|error| {
-                let message = error.to_string();
-                *kept.lock() = Some(error);
+        let states = states.map(move |states| {
+            states.map_err(|failure| {
+                let message = failure.to_string();
+                *kept.lock() = Some(failure);
                 StoreError::View(ViewError::Invalid(message))
             })
         });
-        let mut write = store.write_generation(view, number, rows.boxed());
+        let mut write = store.write_generation(view, number, states.boxed());
         let mut ticks = tokio::time::interval(PROGRESS_EVERY);
         let written = loop {
             tokio::select! {
@@ -404,15 +400,28 @@ impl Run<'_> {
             }
         };
         drop(write);
-        let spilled = generation.plans.iter().map(|plan| spilled_bytes(plan.as_ref())).sum();
-        self.spilled.fetch_add(spilled, Ordering::Relaxed);
         let cause = cause.lock().take();
-        if let Some(error) = cause {
-            return failed(view, &scan, error).await;
+        if let Some(failure) = cause {
+            return self.failed(&job, failure).await;
         }
         let rows = written?;
         self.update(number, Phase::Recompute, Some(&view.name), total, total);
         Ok(Recomputed::Rows(rows))
+    }
+
+    /// Whose fault it is that a view could not be recomputed: the view's (or its events'), or the run's.
+    async fn failed(&self, job: &ViewJob, failure: Failure) -> Result<Recomputed> {
+        let BatchLayer { archive, registry, .. } = self.layer;
+        match failure {
+            Failure::Engine(source) => Err(BatchError::Engine { view: job.view.name.to_string(), source }),
+            Failure::View { reason, of_one_event: false } => Ok(Recomputed::Failed(reason)),
+            Failure::View { reason, of_one_event: true } => {
+                Ok(Recomputed::Failed(match first_failure::place(job, archive, registry.as_ref()).await? {
+                    Some((partition, offset)) => format!("{partition} at offset {offset}: {reason}"),
+                    None => reason,
+                }))
+            }
+        }
     }
 
     /// What the generation covers and the visible one does not, no speed layer may ever look at: what of it cannot be decoded
@@ -485,31 +494,9 @@ impl Run<'_> {
             records_rejected: self.read.rejected.load(Ordering::Relaxed),
             dead_letters: self.dead_letters.load(Ordering::Relaxed),
             bytes_read: self.read.bytes.load(Ordering::Relaxed),
-            bytes_spilled: self.spilled.load(Ordering::Relaxed),
+            bytes_spilled: self.read.spilled.load(Ordering::Relaxed),
             phases: self.phases.lock().clone(),
         }
-    }
-}
-
-/// Whose fault it is that a view could not be recomputed: the view's (or its events'), or the run's.
-async fn failed(view: &Arc<View>, scan: &ArchiveScan, error: ViewError) -> Result<Recomputed> {
-    let ViewError::Evaluate(source) = error else {
-        return Ok(Recomputed::Failed(error.to_string()));
-    };
-    let of_one_event = match source.find_root() {
-        DataFusionError::External(error) if error.is::<LogError>() => None,
-        DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => None,
-        DataFusionError::ResourcesExhausted(_) => Some(false),
-        _ => Some(true),
-    };
-    let reason = source.strip_backtrace();
-    match of_one_event {
-        None => Err(BatchError::Engine { view: view.name.to_string(), source }),
-        Some(false) => Ok(Recomputed::Failed(reason)),
-        Some(true) => Ok(Recomputed::Failed(match first_failure::place(view, scan).await? {
-            Some((partition, offset)) => format!("{partition} at offset {offset}: {reason}"),
-            None => reason,
-        })),
     }
 }
 
@@ -526,12 +513,6 @@ fn with_topics_of_old(mut frontier: Offsets, published: Option<&Published>, topi
         }
     }
     Ok(frontier)
-}
-
-/// What the operators of a plan spilled.
-fn spilled_bytes(plan: &dyn datafusion::physical_plan::ExecutionPlan) -> u64 {
-    let own = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or(0) as u64;
-    own + plan.children().into_iter().map(|child| spilled_bytes(child.as_ref())).sum::<u64>()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -5,10 +5,10 @@
 //! task, as in DataFusion's own file scans.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -21,19 +21,9 @@ use event_log::LogError;
 use event_log::archive::{Archive, ArchivedSegment, SegmentHeader, SegmentScan};
 use event_log::registry::SchemaRegistry;
 use futures::stream;
-use parking_lot::Mutex;
-use views::{SegmentId, Source};
+use views::{SegmentId, Source, TopicPartition};
 
-/// How much has been read so far.
-#[derive(Debug, Default)]
-pub(crate) struct ReadCounters {
-    pub(crate) records: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    /// Records that could not be decoded. They count nowhere; see [`crate::undecodable`].
-    pub(crate) rejected: AtomicU64,
-    /// Segments that were read to their end without any.
-    pub(crate) clean: Mutex<BTreeSet<SegmentId>>,
-}
+use crate::states::ReadCounters;
 
 /// Some segments of a source, and some of its columns.
 #[derive(Clone)]
@@ -67,14 +57,31 @@ impl ArchiveScan {
 
 /// Deals segments out to `hands` hands (fewer when there are fewer segments, but one at least) of about equal weight.
 fn deal(segments: &[ArchivedSegment], hands: usize) -> Vec<Vec<ArchivedSegment>> {
-    let hands = hands.min(segments.len()).max(1);
-    let mut biggest_first: Vec<&ArchivedSegment> = segments.iter().collect();
-    biggest_first.sort_by_key(|segment| (Reverse(segment.bytes), segment.id()));
+    deal_groups(segments.iter().map(|segment| vec![segment.clone()]).collect(), hands)
+}
+
+/// Deals the segments of a source out to `hands` hands that may be read apart from each other: on other machines, even. Where repeated
+/// deliveries are left out, a partition stays in one hand, for they are recognised within it.
+pub fn deal_apart(source: &Source, segments: &[ArchivedSegment], hands: usize) -> Vec<Vec<ArchivedSegment>> {
+    if source.event_id.is_none() {
+        return deal(segments, hands);
+    }
+    let mut partitions: BTreeMap<&TopicPartition, Vec<ArchivedSegment>> = BTreeMap::new();
+    for segment in segments {
+        partitions.entry(&segment.partition).or_default().push(segment.clone());
+    }
+    deal_groups(partitions.into_values().collect(), hands)
+}
+
+fn deal_groups(mut groups: Vec<Vec<ArchivedSegment>>, hands: usize) -> Vec<Vec<ArchivedSegment>> {
+    let weight = |group: &[ArchivedSegment]| group.iter().map(|segment| segment.bytes.max(1)).sum::<u64>();
+    let hands = hands.min(groups.len()).max(1);
+    groups.sort_by_cached_key(|group| (Reverse(weight(group)), group.first().map(ArchivedSegment::id)));
     let mut dealt = vec![(0_u64, Vec::new()); hands];
-    for segment in biggest_first {
-        if let Some((weight, hand)) = dealt.iter_mut().min_by_key(|(weight, _)| *weight) {
-            *weight += segment.bytes.max(1);
-            hand.push(segment.clone());
+    for group in groups {
+        if let Some((held, hand)) = dealt.iter_mut().min_by_key(|(held, _)| *held) {
+            *held += weight(&group);
+            hand.extend(group);
         }
     }
     dealt.into_iter().map(|(_, hand)| hand).collect()

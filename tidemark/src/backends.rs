@@ -181,7 +181,7 @@ fn texts(table: &str, values: &BTreeMap<String, toml::Value>) -> Result<BTreeMap
     values.iter().map(text).collect()
 }
 
-async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
+pub(crate) async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
     let Registry { url, user, password, token, ca, subjects, unknown_id } = &settings.registry;
     let Some(url) = url else {
         return Ok(Arc::new(EmbeddedRegistry::open(settings.data.join("registry")).context("schemas")?));
@@ -203,7 +203,7 @@ async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaRegistry>> {
     Ok(Arc::new(NamedSubjects::new(registry, strategy, &settings.log.topic_prefix)))
 }
 
-async fn open_archive(settings: &Settings) -> Result<Archive> {
+pub(crate) async fn open_archive(settings: &Settings) -> Result<Archive> {
     let Some(url) = &settings.archive.url else {
         let dir = settings.data.join("archive");
         let objects = DurableFiles::open(&dir).context(dir.display())?;

@@ -208,12 +208,33 @@ Examples:
     /// Be the archiver of a cluster: lay sealed segments down in object storage
     #[command(after_help = ROLES)]
     Archive(RoleArgs),
+    /// Hand the work of batch runs out to executors (`batch.engine = "ballista"`)
+    #[cfg(feature = "distributed")]
+    #[command(after_help = crate::distributed::CLUSTER)]
+    BatchScheduler(crate::distributed::SchedulerArgs),
+    /// Do some of the work of batch runs, together with others (`batch.engine = "ballista"`)
+    #[cfg(feature = "distributed")]
+    #[command(after_help = crate::distributed::CLUSTER)]
+    BatchExecutor {
+        #[command(flatten)]
+        args: crate::distributed::ExecutorArgs,
+        /// Settings: `archive`, `registry`, `batch.scheduler`, `batch.memory`
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Where it keeps what it can lose [default: ./data]
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
     /// The tables of the view store
     Store {
         #[command(subcommand)]
         command: StoreCommand,
     },
 }
+
+/// What goes on inside the parts we stand on is for those who ask for it.
+const QUIET: &str = "info,actix_server=warn,fjall=warn,lsm_tree=warn,scylla=warn,ballista_core=error,\
+                     ballista_executor=error,ballista_scheduler=warn,ballista_scheduler::state=off";
 
 /// What is the same for every role.
 const ROLES: &str = "\
@@ -322,8 +343,7 @@ impl SettingsArgs {
 pub fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let level = match command_line.log_level.as_str() {
-        // What goes on inside the parts we stand on is for those who ask for it.
-        "info" => "info,actix_server=warn,fjall=warn,lsm_tree=warn,scylla=warn",
+        "info" => QUIET,
         level => level,
     };
     let filter = match EnvFilter::try_new(level) {
@@ -412,6 +432,13 @@ impl Command {
             Self::Speed(role) => role.run(Role::Speed).await,
             Self::Serve(role) => role.run(Role::Serve).await,
             Self::Archive(role) => role.run(Role::Archive).await,
+            #[cfg(feature = "distributed")]
+            Self::BatchScheduler(args) => args.run().await,
+            #[cfg(feature = "distributed")]
+            Self::BatchExecutor { args, config, data } => {
+                let places = SettingsArgs { config, data, listen: None };
+                args.run(places.effective(None)?.settings).await
+            }
             Self::Store { command: StoreCommand::Init { places, app } } => {
                 let folder = app.as_deref().map(Folder::read).transpose()?;
                 backends::init_store(&places.effective(folder.as_ref())?.settings).await

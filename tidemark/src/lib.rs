@@ -10,6 +10,8 @@ pub mod check;
 pub mod client;
 pub mod command_line;
 pub mod demo;
+#[cfg(feature = "distributed")]
+pub mod distributed;
 pub mod elsewhere;
 pub mod failure;
 pub mod generator;

@@ -96,6 +96,11 @@ impl Running {
         if role != Role::Everything {
             must_be_shared(&settings, role.name())?;
         }
+        #[cfg(not(feature = "distributed"))]
+        if settings.batch.engine == crate::settings::Engine::Ballista {
+            let missing = "batch.engine = \"ballista\": this binary was built without the feature `distributed`";
+            return Err(crate::failure::Failure::usage(missing));
+        }
         let backends = Backends::open(&settings).await?;
         let Backends { log: local, registry, archive, store, embedded_store: embedded, .. } = backends;
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
@@ -139,8 +144,16 @@ impl Running {
             None => Arc::new(ArchiveElsewhere::watch(&application, archive.clone(), log.clone())),
         };
         let views = application.views.clone();
+        #[cfg(feature = "distributed")]
+        let cluster = crate::distributed::engine(folder, &settings, role, (&archive, &registry), &engine).await?;
         let batch = BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealed, engine);
-        let batch = Arc::new(batch.context("batch layer")?);
+        let batch = batch.context("batch layer")?;
+        #[cfg(feature = "distributed")]
+        let batch = match cluster {
+            Some(engine) => batch.with_engine(engine),
+            None => batch,
+        };
+        let batch = Arc::new(batch);
         let watch = Arc::new(RunWatch::default());
         let runs = Arc::new(Runs::new(batch.clone(), watch.clone()));
 

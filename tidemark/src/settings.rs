@@ -136,6 +136,8 @@ pub struct Speed {
 pub struct Batch {
     pub every: Schedule,
     pub engine: Engine,
+    pub scheduler: String,
+    pub tasks: usize,
     pub memory: Size,
 }
 
@@ -144,6 +146,7 @@ pub struct Batch {
 #[allow(missing_docs)]
 pub enum Engine {
     Local,
+    Ballista,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
