@@ -146,12 +146,20 @@ struct Cluster {
 impl Cluster {
     fn new(folder: PathBuf, servers: Servers, corner: &str) -> Self {
         write_application(&folder.join("app"));
+        // Longer segments than one process has: each is an object that every batch run fetches for every view.
+        let views = folder.join("app/views.sql");
+        let sql = std::fs::read_to_string(&views).expect("the application");
+        let longer = sql
+            .replace("segment_records = 48", "segment_records = 480")
+            .replace("segment_records = 40,", "segment_records = 400,");
+        assert_ne!(sql, longer, "the sources say how long segments are");
+        std::fs::write(&views, longer).expect("written");
         // Sleepers lose their partitions soon; and the timers of two processes race.
         let mut settings: toml::Table = corner.parse().expect("settings");
         let mut insert = |table: &str, key: &str, value: toml::Value| {
             settings[table].as_table_mut().expect("a table").insert(key.to_owned(), value);
         };
-        insert("batch", "every", "3s".into());
+        insert("batch", "every", "10s".into());
         let kafka: toml::Table = [("session.timeout.ms", 6000), ("heartbeat.interval.ms", 500)]
             .map(|(name, value)| (name.to_owned(), toml::Value::from(value)))
             .into_iter()
