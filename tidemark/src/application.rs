@@ -4,7 +4,9 @@ use std::path::Path;
 
 use views::{Application, ApplicationFile};
 
+use crate::backends::open_registry;
 use crate::failure::{Context as _, Failure, Result};
+use crate::settings::Settings;
 
 /// The name of an application's settings.
 const SETTINGS: &str = "tidemark.toml";
@@ -65,6 +67,24 @@ impl Folder {
             return Err(Failure::new(format!("application folder {shown}: no *.sql file in it")));
         }
         Ok(Self { name: shown.to_string(), files, settings })
+    }
+
+    /// Takes the schemas that are no files from the registry, when there is one: the latest of the subject of that name.
+    ///
+    /// # Errors
+    ///
+    /// When the registry cannot be asked, or has no such subject.
+    pub async fn with_subjects(mut self, settings: &Settings) -> Result<Self> {
+        let wanted = Application::schemas_elsewhere(&self.files);
+        if wanted.is_empty() || settings.registry.url.is_none() {
+            return Ok(self);
+        }
+        let registry = open_registry(settings).await?;
+        for subject in wanted {
+            let (_, schema) = registry.latest(&subject).await.context(format!("schema `{subject}`"))?;
+            self.files.push(ApplicationFile { path: subject, text: schema.to_string() });
+        }
+        Ok(self)
     }
 
     /// Compiles it.

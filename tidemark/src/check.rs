@@ -1,36 +1,69 @@
 //! `tidemark check`: every problem of an application folder, or what it defines.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use event_log::LogError;
+use event_log::encode::value_subject;
 use views::view::Exactness;
 use views::{Application, Source, View};
 
 use crate::application;
+use crate::backends::open_registry;
 use crate::command_line::print;
 use crate::failure::{Failure, Result};
-use crate::settings::{Effective, Places};
+use crate::settings::{Effective, Places, Settings};
 use crate::units::duration_in_words;
 
-/// Checks a folder and says what it found.
+/// Checks a folder and says what it found. Where the settings name a registry, it is asked whether it takes the schemas.
 ///
 /// # Errors
 ///
 /// Every problem, one a line.
-pub fn run(dir: &Path) -> Result {
+pub async fn run(dir: &Path, config: Option<PathBuf>) -> Result {
     let folder = application::Folder::read(dir)?;
-    let places = Places { application: folder.settings.clone(), ..Places::default() };
-    let settings = Effective::read(&places).map(|_| ()).map_err(|error| error.to_string());
-    match (folder.compile(), settings) {
-        (Ok(application), Ok(())) => {
-            print(described(&application));
-            Ok(())
+    let environment = std::env::vars().collect();
+    let places = Places { application: folder.settings.clone(), file: config, environment, ..Places::default() };
+    let settings = match Effective::read(&places) {
+        Ok(effective) => effective.settings,
+        Err(problem) => {
+            let others = folder.compile().err().map(|failure| format!("{}\n", failure.message)).unwrap_or_default();
+            // The problems go to stdout, so that an editor or a pipe can take them.
+            return problems(&format!("{others}{problem}"));
         }
-        // The problems go to stdout, so that an editor or a pipe can take them.
-        (Ok(_), Err(problem)) => problems(&problem),
-        (Err(failure), Ok(())) => problems(&failure.message),
-        (Err(failure), Err(problem)) => problems(&format!("{}\n{problem}", failure.message)),
+    };
+    let folder = folder.with_subjects(&settings).await?;
+    let application = match folder.compile() {
+        Ok(application) => application,
+        Err(failure) => return problems(&failure.message),
+    };
+    let incompatible = incompatible_schemas(&application, &settings).await?;
+    if !incompatible.is_empty() {
+        return problems(&incompatible.join("\n"));
     }
+    print(described(&application));
+    Ok(())
+}
+
+/// The sources whose schema the registry would not take, each with the views that it would break.
+async fn incompatible_schemas(application: &Application, settings: &Settings) -> Result<Vec<String>> {
+    if settings.registry.url.is_none() {
+        return Ok(Vec::new());
+    }
+    let registry = open_registry(settings).await?;
+    let mut found = Vec::new();
+    for source in &application.sources {
+        let problem = match registry.check(&value_subject(&source.name), &source.avro).await {
+            Ok(()) => continue,
+            Err(LogError::Invalid(problem)) => problem,
+            Err(other) => return Err(Failure::new(format!("schema registry: {other}"))),
+        };
+        let views = application.views.iter().filter(|view| view.source.name == source.name);
+        let views: Vec<&str> = views.map(|view| &*view.name).collect();
+        let broken = if views.is_empty() { String::new() } else { format!("; it would break {}", views.join(", ")) };
+        found.push(format!("{}: source {}: {problem}{broken}", source.defined_at, source.name));
+    }
+    Ok(found)
 }
 
 fn problems(text: &str) -> Result {

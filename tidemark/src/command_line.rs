@@ -174,12 +174,18 @@ Examples:
     },
     /// Check an application folder; exit 1 with every problem found
     #[command(after_help = "\
+Where the settings name a schema registry, it is asked whether it takes the schemas, and which views a change would break is told.
+
 Examples:
-  tidemark check --app schemas/clickstream")]
+  tidemark check --app schemas/clickstream
+  tidemark check --app schemas/clickstream --config cluster.toml")]
     Check {
         /// The application folder
         #[arg(long, value_name = "DIR")]
         app: PathBuf,
+        /// Settings on top of the application's own
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Print the effective settings, secrets masked
     #[command(after_help = "\
@@ -417,7 +423,7 @@ impl Command {
             Self::Verify { view, json, server } => {
                 verify::run(&Client::new(&server.server), view.as_deref(), json).await
             }
-            Self::Check { app } => check::run(&app),
+            Self::Check { app, config } => check::run(&app, config).await,
             Self::Config { default: true, .. } => {
                 print(crate::settings::DEFAULTS);
                 Ok(())

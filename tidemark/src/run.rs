@@ -87,6 +87,7 @@ impl Running {
     ///
     /// Whatever keeps a part from starting: a definition, the disk, another process with the same data.
     pub async fn start(folder: &Folder, settings: Settings, role: Role) -> Result<Self> {
+        let folder = folder.clone().with_subjects(&settings).await?;
         let application = Arc::new(folder.compile()?);
         // Found out before anything is opened; the server itself comes last.
         drop(

@@ -8,6 +8,7 @@ mod hostile;
 mod operator;
 mod oracle;
 mod real_data;
+mod registry;
 mod scenarios;
 mod settings;
 mod simulation;

@@ -13,6 +13,12 @@ use crate::source::{SYSTEM_COLUMNS, Source};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const OPTIONS: &str = "schema, key, event_time, event_id, dedupe_window, partitions, segment_records, retention";
 
+/// The schema that a source asks for.
+pub(super) fn schema_of(statement: &Statement) -> Option<String> {
+    let is_source = statement.query.is_none();
+    is_source.then(|| OptionReader::new(statement).text("schema")).flatten().map(|schema| schema.value)
+}
+
 pub(super) fn compile(
     statement: &Statement,
     schemas: &HashMap<&str, &str>,
@@ -29,7 +35,10 @@ pub(super) fn compile(
             None => {
                 let name = &file.value;
                 options
-                    .refuse(&file, format!("schema `{name}`: there is no such *.avsc file in the application folder"));
+                    .refuse(&file, format!(
+                        "schema `{name}`: there is no such *.avsc file in the application folder, and no registry (registry.url) has been \
+                         asked for a subject of that name"
+                    ));
                 None
             }
         },

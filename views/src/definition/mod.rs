@@ -10,7 +10,7 @@ mod options;
 mod select;
 mod statement;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::error::Problem;
@@ -37,7 +37,8 @@ pub struct Application {
 }
 
 impl Application {
-    /// Compiles the `*.avsc` and `*.sql` files of a folder; others are ignored.
+    /// Compiles the `*.sql` files of a folder; every other file is a schema, known by its path: a `*.avsc` file, or what a registry
+    /// has under a subject of that name.
     ///
     /// # Errors
     ///
@@ -50,7 +51,7 @@ impl Application {
         }
         let schemas: HashMap<&str, &str> = files
             .iter()
-            .filter(|file| file.path.ends_with(".avsc"))
+            .filter(|file| !file.path.ends_with(".sql"))
             .map(|file| (file.path.as_str(), file.text.as_str()))
             .collect();
 
@@ -89,6 +90,16 @@ impl Application {
             problems.push(Problem { file: ".".to_owned(), line: 1, message });
         }
         if problems.is_empty() { Ok(application) } else { Err(problems) }
+    }
+
+    /// The schemas that sources ask for and that are not among the files: subjects of a registry, or mistakes.
+    pub fn schemas_elsewhere(files: &[ApplicationFile]) -> BTreeSet<String> {
+        let (mut statements, mut problems) = (Vec::new(), Vec::new());
+        for file in files.iter().filter(|file| file.path.ends_with(".sql")) {
+            statement::parse(file, &mut statements, &mut problems);
+        }
+        let wanted = statements.iter().filter_map(create_source::schema_of);
+        wanted.filter(|name| !files.iter().any(|file| file.path == *name)).collect()
     }
 
     /// The source of this name.
