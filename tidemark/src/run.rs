@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use view_store::embedded::EmbeddedStore;
-use views::{Application, TopicPartition};
+use views::{Application, Offset, TopicPartition};
 
 use crate::application::Folder;
 use crate::backends::{Backends, Share, must_be_shared};
@@ -37,7 +37,7 @@ use crate::failure::{Context as _, Failure, Result};
 use crate::metrics;
 use crate::ports::{Auditor, DeadLetters, RunWatch, Runs, Sealing, Speed};
 use crate::role::Role;
-use crate::settings::{LogKind, Settings};
+use crate::settings::{LogKind, Settings, StoreKind};
 use crate::units::Schedule;
 use crate::watched_log::WatchedLog;
 
@@ -107,7 +107,7 @@ impl Running {
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
         let log: Arc<dyn EventLog> = watched.clone();
-        refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings.data).await?;
+        refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings).await?;
 
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
         let share = if role == Role::Speed { Some(Arc::new(Share::join(&settings, &names)?)) } else { None };
@@ -523,27 +523,54 @@ async fn refuse_lost_end(
     log: &dyn EventLog,
     store: &dyn ViewStore,
     application: &Application,
-    data: &Path,
+    settings: &Settings,
 ) -> Result<()> {
     let published = store.published().await.context("view store")?;
     for view in &application.views {
         let topic = &view.source.name;
         let frontier = published.as_ref().and_then(|published| Some(published.of(view)?.1));
-        for (number, kept) in (0u32..).zip(log.bounds(topic).await.context("event log")?) {
+        let partitions = log.bounds(topic).await.context("event log")?.len();
+        let mut folded = Vec::with_capacity(partitions);
+        for number in 0..u32::try_from(partitions).unwrap_or(u32::MAX) {
             let partition = TopicPartition::new(topic.clone(), number);
             let progress = store.progress(view, &partition).await.context("view store")?.offset;
-            let folded = progress.max(frontier.and_then(|frontier| frontier.get(&partition)).unwrap_or(0));
+            folded.push(progress.max(frontier.and_then(|frontier| frontier.get(&partition)).unwrap_or(0)));
+        }
+        // Asked for afterwards: other processes append and fold all the while.
+        let ends = log.bounds(topic).await.context("event log")?;
+        for ((number, kept), folded) in (0u32..).zip(ends).zip(folded) {
             if folded > kept.end {
-                let (name, end, data) = (&view.name, kept.end, data.display());
-                return Err(Failure::new(format!(
-                    "event log: {data}/log/{topic}/{number:05} ends at offset {end}, but view `{name}` has folded it up to \
-                     {folded}: the end of the log is damaged, and acknowledged events are lost. Restore the log from a copy; \
-                     to go on without these events, remove {data}/views and {data}/dedupe"
-                )));
+                return Err(lost_end(
+                    settings,
+                    &TopicPartition::new(topic.clone(), number),
+                    kept.end,
+                    &view.name,
+                    folded,
+                ));
             }
         }
     }
     Ok(())
+}
+
+fn lost_end(settings: &Settings, partition: &TopicPartition, end: Offset, view: &str, folded: Offset) -> Failure {
+    let TopicPartition { topic, partition: number } = partition;
+    let data = settings.data.display();
+    let views = match settings.store.kind {
+        StoreKind::Embedded => format!("remove {data}/views and {data}/dedupe"),
+        StoreKind::Cql => format!("name another store.keyspace and remove {data}/dedupe"),
+    };
+    let (place, why) = match settings.log.kind {
+        LogKind::Embedded => (format!("{data}/log/{topic}/{number:05}"), "the end of the log is damaged"),
+        LogKind::Kafka => {
+            let prefix = &settings.log.topic_prefix;
+            (format!("topic {prefix}{topic}, partition {number},"), "the topic was made anew, or has lost its end")
+        }
+    };
+    Failure::new(format!(
+        "event log: {place} ends at offset {end}, but view `{view}` has folded it up to {folded}: {why}, and acknowledged events are \
+         lost. Restore the log from a copy; to go on without these events, {views}"
+    ))
 }
 
 fn not_served(error: StartError) -> Failure {
