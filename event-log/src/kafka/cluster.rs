@@ -148,6 +148,15 @@ impl Cluster {
         self.topics.write().remove(topic);
     }
 
+    /// The topic has changed: whatever was found out before does not count.
+    pub async fn changed(&self, topic: &str) {
+        self.forget(topic);
+        let question = self.questions.lock().get(topic).cloned();
+        if let Some(question) = question {
+            *question.0.lock().await = None;
+        }
+    }
+
     /// The ends of a topic as they were at `since` or later.
     pub async fn ends(&self, topic: &str, since: Instant) -> Result<Ends> {
         let question = self.questions.lock().entry(topic.into()).or_default().clone();

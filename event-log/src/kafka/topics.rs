@@ -86,7 +86,10 @@ impl Parts {
             Some(now) if now.partitions < wanted.partitions => self.add_partitions(wanted).await?,
             Some(_) => return Ok(()),
         }
-        self.wait_until_ready(wanted).await
+        self.wait_until_ready(wanted).await?;
+        // Whoever looks for the new partitions now must find them.
+        self.cluster.changed(&wanted.name).await;
+        Ok(())
     }
 
     /// See [`crate::EventLog::topics`].

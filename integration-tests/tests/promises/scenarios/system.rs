@@ -69,8 +69,8 @@ impl System {
                 let told = written.lines().filter(|line| line.starts_with("tidemark: "));
                 let told: String = told.map(|line| format!("{line}\n")).collect();
                 // What the topics of a scenario are called on a server is nobody's business, nor which version it counts.
-                let names = regex::Regex::new(r"\w+_[0-9a-f]{8}\.|, version \d+").expect("a pattern");
-                let ids = regex::Regex::new(r"earlier schema \d+").expect("a pattern");
+                let names = regex::Regex::new(r"\w+_[0-9a-f]{8}\.").expect("a pattern");
+                let ids = regex::Regex::new(r"earlier schema \d+|version \d+ \(schema \d+\)").expect("a pattern");
                 ids.replace_all(&names.replace_all(&told, ""), "earlier schema N").into_owned()
             }
         }
