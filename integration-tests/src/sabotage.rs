@@ -33,7 +33,7 @@ pub enum Sabotage {
     LostAppend,
     /// The archive loses an object.
     LostObject,
-    /// Deltas are written wherever the view stands: an owner who is late writes over what came after.
+    /// A delta that reaches less far takes the place of one that reaches further: an owner who is late writes over what came after.
     StaleWrites,
     /// A write moves the progress and forgets its deltas now and then.
     LostDeltas,
@@ -295,13 +295,13 @@ impl ViewStore for BrokenStore {
             return Ok(outcome);
         }
         for deltas in write.views {
-            let from = self.store.progress(&deltas.view, &write.partition).await?.offset;
-            if from <= write.to.offset {
-                let late = DeltaWrite { partition: write.partition.clone(), from, to: write.to, views: vec![deltas] };
-                self.store.write_deltas(late).await?;
+            let stands = self.store.progress(&deltas.view, &write.partition).await?;
+            if stands.offset > write.to.offset {
+                let (partition, from) = (write.partition.clone(), stands.offset);
+                self.store.write_deltas(DeltaWrite { partition, from, to: stands, views: vec![deltas] }).await?;
             }
         }
-        Ok(WriteOutcome::Written)
+        Ok(outcome)
     }
 
     async fn write_generation(

@@ -118,7 +118,7 @@ async fn simulation_of_many_histories() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn simulation_notices_broken_promises() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let (first, most) = (seed(), number("TIDEMARK_SABOTAGES", 40));
+    let (first, most) = (seed(), number("TIDEMARK_SABOTAGES", 200));
     say(&format!("sabotage: every panic from here on is wanted (from seed {first})"));
     for how in Sabotage::ALL {
         let mut noticed = None;
