@@ -82,6 +82,7 @@ async fn a_cluster_whose_processes_and_servers_die() {
     addresses.send_replace(cluster.addresses());
     let mut clients = Clients::start(receiver, seed, true);
     let shared = clients.shared.clone();
+    cluster.every_view_has_a_generation().await;
     let mut ledger = Ledger::new(true);
     let log = OpenLog::of_servers(&Servers::settings(&corner, &folder.0.path().join("ledger"))).await;
     let mut checked = 0;
@@ -178,6 +179,22 @@ impl Cluster {
         command.arg("--data").arg(self.folder.join(format!("{role}-{number}"))).args(["--listen", "127.0.0.1:0"]);
         let process = Launched::by(command).ready();
         self.processes.insert(number, process.unwrap_or_else(|written| panic!("{role} does not start:\n{written}")));
+    }
+
+    /// Waits until all tables are made: Cassandra does not start again when it is killed in the middle of making one.
+    async fn every_view_has_a_generation(&self) {
+        println!("torture of a cluster: waiting until every view has a generation");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(180);
+        loop {
+            let (_, status) = self.processes[&6].get("/v1/status").await.expect("an answer");
+            let views = status["views"].as_object().map_or(0, |views| views.len());
+            let made = status["views"].as_object().into_iter().flatten();
+            if views > 0 && made.filter(|(_, view)| view["generation"].is_u64()).count() == views {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "some view has no generation: {status}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Where questions are answered.
