@@ -146,7 +146,7 @@ impl Running {
         };
         let views = application.views.clone();
         #[cfg(feature = "distributed")]
-        let cluster = crate::distributed::engine(folder, &settings, role, (&archive, &registry), &engine).await?;
+        let cluster = crate::distributed::engine(&folder, &settings, role, (&archive, &registry), &engine).await?;
         let batch = BatchLayer::new(log.clone(), archive, registry.clone(), store.clone(), views, sealed, engine);
         let batch = batch.context("batch layer")?;
         #[cfg(feature = "distributed")]
