@@ -12,6 +12,7 @@ use views::{Offset, Segment};
 
 use super::Inner;
 use super::pointer::{Hold, Known};
+use super::written::Written;
 use crate::error::{Result, StoreError};
 use crate::store::Progress;
 
@@ -36,6 +37,16 @@ impl Boundary {
     /// The same for every partition.
     pub fn all_progress(&self, table: &str) -> impl Iterator<Item = (u32, Progress)> + '_ {
         self.progress.get(table).into_iter().flatten().map(|(partition, progress)| (*partition, *progress))
+    }
+
+    /// Whether something has gone back since `before`. Reads meet every acknowledged write, so that the store has lost some:
+    /// all replicas of a row went down at once, and what they had not synced to disk is gone.
+    fn is_behind(&self, before: &Self) -> bool {
+        let went_back = |(table, partitions): (&Arc<str>, &BTreeMap<u32, Progress>)| {
+            let now = |partition: &u32| self.progress(table, *partition).map_or(0, |progress| progress.offset);
+            self.known.has(table) && partitions.iter().any(|(partition, before)| now(partition) < before.offset)
+        };
+        self.known.version < before.known.version || before.progress.iter().any(went_back)
     }
 
     /// Where a view stands in every partition: the further of its deltas and its frontier.
@@ -103,28 +114,33 @@ impl Inner {
             return Ok(usable);
         }
         let began = Instant::now();
-        let (known, mut progress) = tokio::try_join!(self.read_pointer(&self.base.pointer), self.read_progress())?;
-        let mut known = Arc::new(known);
-        // Replicas may answer out of order; what this handle has seen it does not unsee.
-        if let Some(last) = self.boundaries.last() {
-            if last.known.version >= known.version {
-                known = last.known.clone();
-            }
-            for (table, before) in last.progress.iter().filter(|(table, _)| known.has(table)) {
-                let now = progress.entry(table.clone()).or_default();
-                for (partition, before) in before {
-                    let now = now.entry(*partition).or_insert(*before);
-                    if before.offset > now.offset {
-                        *now = *before;
-                    }
-                }
-            }
-        }
+        let (known, progress) = tokio::try_join!(self.read_pointer(&self.base.pointer), self.read_progress())?;
+        let last = self.boundaries.last();
+        // What has not changed need not be made again by whoever reads it.
+        let same = last.as_ref().map(|last| last.known.clone()).filter(|last| last.version == known.version);
+        let known = same.unwrap_or_else(|| Arc::new(known));
         let ended = Instant::now();
         let boundary = Arc::new(Boundary { began, ended, known, progress });
+        if last.is_some_and(|last| boundary.is_behind(&last)) {
+            self.forget_everything();
+        }
         self.saw(boundary.known.version);
         *self.boundaries.last.lock() = Some(boundary.clone());
         Ok(boundary)
+    }
+
+    /// Lets go of whatever this handle remembers of the store: none of it is certain any more. The store's word counts. Writers
+    /// meet a conflict, go back to where the progress is now, and write again what is gone.
+    fn forget_everything(&self) {
+        tracing::error!(
+            "the view store has gone back: it has lost writes that it had acknowledged. Deltas are written again from the log; a \
+             generation of that time may lack rows until the next full batch run. Have the store sync its commit log before it \
+             acknowledges (commitlog_sync: batch), or keep more replicas than can fail at once (store.replication)"
+        );
+        self.tables.lock().clear();
+        *self.written.lock() = Written::new(self.options.cache_bytes);
+        self.whole.lock().clear();
+        self.retired.lock().clear();
     }
 
     /// Since when this handle has seen the pointer with this version.

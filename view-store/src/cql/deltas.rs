@@ -158,6 +158,16 @@ impl Inner {
         }
         let views: Vec<&Arc<View>> = write.views.iter().map(|deltas| &deltas.view).collect();
         let tables = self.tables_for_writing(&views, &boundary).await?;
+        let outcome = self.write_to(write, &tables).await;
+        if outcome.is_err() {
+            // The server may have gone away, and come back without what was registered just before.
+            tables.iter().for_each(|table| table.buckets.forget_registered());
+        }
+        outcome
+    }
+
+    async fn write_to(&self, write: &DeltaWrite, tables: &[Arc<ViewTable>]) -> Result<WriteOutcome> {
+        let partition = write.partition.partition;
         // From here on nothing is known of these states until all is written.
         let mut followed: Vec<Followed> = {
             let mut written = self.written.lock();
@@ -165,7 +175,7 @@ impl Inner {
         };
         let mut touched = Vec::with_capacity(tables.len());
         let mut writes = FuturesUnordered::new();
-        for (deltas, table) in write.views.iter().zip(&tables) {
+        for (deltas, table) in write.views.iter().zip(tables) {
             let (rows, of_open) = encode(write, deltas, table)?;
             touched.push(of_open);
             self.register_buckets(table, rows.partitions.keys().map(|(_, bucket)| *bucket)).await?;
@@ -180,7 +190,7 @@ impl Inner {
             written?;
         }
         drop(writes);
-        self.write_progress(write, &tables).await?;
+        self.write_progress(write, tables).await?;
         let mut written = self.written.lock();
         for ((table, followed), touched) in tables.iter().zip(&mut followed).zip(touched) {
             let mut followed = std::mem::replace(followed, Followed::new(write.to.segment, write.from));

@@ -131,6 +131,13 @@ pub struct Buckets {
     read: tokio::sync::Mutex<Option<(Instant, Arc<BTreeSet<i64>>)>>,
 }
 
+impl Buckets {
+    /// What is registered is not certain any more.
+    pub fn forget_registered(&self) {
+        self.registered.lock().clear();
+    }
+}
+
 impl Inner {
     /// Registers the buckets that are not.
     pub async fn register_buckets(&self, table: &ViewTable, buckets: impl Iterator<Item = i64>) -> Result<()> {

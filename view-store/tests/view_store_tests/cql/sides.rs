@@ -58,6 +58,47 @@ async fn a_stale_owner_changes_nothing() {
     keyspace.drop().await;
 }
 
+/// A server that was killed and has lost what it had acknowledged last: whoever remembers it must not rely on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_lost_writes_is_taken_at_its_word() {
+    let keyspace = Keyspace::new("loses").await;
+    let (writer, reader) = (keyspace.store().await, keyspace.store().await);
+    let view = world::view("minutes");
+    let counted = |url: &str, count: i64| -> Counts { [((url.to_owned(), 0), count)].into() };
+    for (from, to, counts) in [(0, 10, counted("u0", 10)), (10, 15, counted("u1", 5)), (15, 20, counted("u0", 15))] {
+        assert_eq!(writer.write_deltas(write(&view, from, to, &counts)).await.expect("a write"), WriteOutcome::Written);
+    }
+    let read = |store: CqlStore| {
+        let view = view.clone();
+        async move { world::counts(&store, &view, &KeyRange::default()).await.expect("a read") }
+    };
+    let (counts, position) = read(reader.clone()).await;
+    assert_eq!((counts.values().sum::<i64>(), position), (20, at(20)));
+
+    // All but the first write is gone: not deleted, which would leave something behind.
+    for table in keyspace.tables().await.into_iter().chain(["progress", "buckets"].map(str::to_owned)) {
+        keyspace.run(&format!("TRUNCATE KS.{table}")).await;
+    }
+    let first = write(&view, 0, 10, &counted("u0", 10));
+    let outcome = keyspace.store().await.write_deltas(first).await;
+    assert_eq!(outcome.expect("a write"), WriteOutcome::Written);
+    let (counts, position) = read(reader.clone()).await;
+    assert_eq!((counts.values().sum::<i64>(), position), (10, at(10)));
+    let next = write(&view, 20, 25, &counted("u0", 20));
+    assert_eq!(writer.write_deltas(next).await.expect("a write"), WriteOutcome::Conflict);
+    let progress = writer.progress(&view, &partition(0)).await.expect("progress");
+    assert_eq!(progress.offset, 10, "where to go on");
+    // Nothing of u1 is remembered.
+    let id = SegmentId { partition: partition(0), start: 0 };
+    let priors = writer.deltas(&view, &id, 0, &world::states(&view, &counted("u1", 0)), 10).await.expect("priors");
+    assert!(priors.through.is_empty(), "{priors:?}");
+    let again: Counts = counted("u0", 15).into_iter().chain(counted("u1", 5)).collect();
+    assert_eq!(writer.write_deltas(write(&view, 10, 20, &again)).await.expect("a write"), WriteOutcome::Written);
+    let (counts, position) = read(reader).await;
+    assert_eq!((counts.values().sum::<i64>(), position), (20, at(20)));
+    keyspace.drop().await;
+}
+
 /// What a write leaves that breaks off: deltas past the progress. Reads stay exact, and whoever goes on is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_breaks_off_does_no_harm() {
