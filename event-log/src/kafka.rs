@@ -42,7 +42,7 @@ use self::cluster::Cluster;
 use self::ends::KnownEnds;
 use self::lanes::Lanes;
 use self::listener::Listener;
-pub use self::membership::Membership;
+pub use self::membership::{Assigned, Membership};
 pub use self::options::KafkaOptions;
 use self::read::Readers;
 use self::topics::{Admin, Specs};

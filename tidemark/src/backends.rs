@@ -1,18 +1,17 @@
 //! Which parts stand behind the ports: the embedded ones, or those of a cluster, in any mix, as the settings say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use event_log::archive::{self, Archive, LocationOptions};
 use event_log::durable_files::DurableFiles;
-use event_log::kafka::Membership;
+use event_log::kafka::{Assigned, Membership};
 use event_log::prefixed::{NamedSubjects, PrefixedTopics};
 use event_log::registry::{ConfluentOptions, ConfluentRegistry, EmbeddedRegistry, SchemaRegistry, SubjectNameStrategy};
 use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, LogError};
 use object_store::ObjectStore;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use view_store::embedded::EmbeddedStore;
 use view_store::{CqlOptions, CqlStore, StoreError, ViewStore, cql};
 use views::{Offset, TopicPartition};
@@ -66,9 +65,6 @@ impl Backends {
 /// A place among the processes that share the partitions of the topics.
 pub struct Share {
     membership: Membership,
-    owned: watch::Receiver<BTreeSet<TopicPartition>>,
-    /// Gives partitions the names that the application knows.
-    naming: JoinHandle<()>,
     prefix: String,
 }
 
@@ -82,26 +78,17 @@ impl Share {
         let prefix = settings.log.topic_prefix.clone();
         let topics: Vec<String> = topics.iter().map(|topic| format!("{prefix}{topic}")).collect();
         let membership = Membership::join(&kafka_options(settings)?, &settings.log.group, &topics);
-        let membership = membership.context("event log")?;
-        let (named, owned) = watch::channel(BTreeSet::new());
-        let (mut theirs, own_prefix) = (membership.owned(), prefix.clone());
-        let naming = tokio::spawn(async move {
-            loop {
-                let partitions = theirs.borrow_and_update().clone();
-                let name =
-                    |it: TopicPartition| Some(TopicPartition::new(it.topic.strip_prefix(&*own_prefix)?, it.partition));
-                named.send_replace(partitions.into_iter().filter_map(name).collect());
-                if theirs.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { membership, owned, naming, prefix })
+        Ok(Self { membership: membership.context("event log")?, prefix })
     }
 
-    /// The partitions that are this process's own now.
-    pub fn owned(&self) -> watch::Receiver<BTreeSet<TopicPartition>> {
-        self.owned.clone()
+    /// What the group has told this process, with the names that Kafka knows.
+    pub fn assigned(&self) -> watch::Receiver<Assigned> {
+        self.membership.assigned()
+    }
+
+    /// The name that the application knows.
+    pub fn own_name(&self, partition: &TopicPartition) -> Option<TopicPartition> {
+        Some(TopicPartition::new(partition.topic.strip_prefix(&*self.prefix)?, partition.partition))
     }
 
     /// Tells Kafka's own tools how far the group is.
@@ -112,7 +99,6 @@ impl Share {
 
     /// Leaves, so that the others have its partitions at once.
     pub async fn leave(self) {
-        self.naming.abort();
         self.membership.leave().await;
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use view_store::error::Result as StoreResult;
-use views::{Application, Offset, TopicPartition, View};
+use views::{Application, Offset, Published, TopicPartition, View};
 
 use crate::watched_log::WatchedLog;
 
@@ -168,19 +168,12 @@ impl Looking {
         seen.iter().filter(is_unknown).map(|(partition, seen)| (partition.clone(), seen.position)).collect()
     }
 
-    /// The position of a partition is where the view stands that got furthest: one that another process gave up on must not make
-    /// the others look old. How far a view trails it is asked when somebody asks for that view.
     async fn look_at_store(&self) -> StoreResult<()> {
         let published = self.store.published().await?;
         let partitions: Vec<TopicPartition> = self.seen.lock().keys().cloned().collect();
         let mut has_moved = false;
         for partition in partitions {
-            let mut position: Option<Offset> = None;
-            for view in self.views.iter().filter(|view| view.source.name == partition.topic) {
-                let frontier = published.as_ref().and_then(|published| published.of(view)?.1.get(&partition));
-                let stands = self.store.progress(view, &partition).await?.offset.max(frontier.unwrap_or(0));
-                position = position.max(Some(stands));
-            }
+            let position = furthest(&self.views, self.store.as_ref(), published.as_ref(), &partition).await?;
             if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(&partition)) {
                 has_moved |= seen.position != position;
                 (seen.position, seen.error) = (position, None);
@@ -191,6 +184,23 @@ impl Looking {
         }
         Ok(())
     }
+}
+
+/// The position of a partition is where the view stands that got furthest: one that another process gave up on must not make
+/// the others look old. How far a view trails it is asked when somebody asks for that view. `None`: no view reads it.
+pub(crate) async fn furthest(
+    views: &[Arc<View>],
+    store: &dyn ViewStore,
+    published: Option<&Published>,
+    partition: &TopicPartition,
+) -> StoreResult<Option<Offset>> {
+    let mut position = None;
+    for view in views.iter().filter(|view| view.source.name == partition.topic) {
+        let frontier = published.and_then(|published| published.of(view)?.1.get(partition));
+        let stands = store.progress(view, partition).await?.offset.max(frontier.unwrap_or(0));
+        position = position.max(Some(stands));
+    }
+    Ok(position)
 }
 
 /// The archive, when the archiver is another process.

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod distributed;
 pub mod elsewhere;
 pub mod failure;
+mod following;
 pub mod generator;
 pub mod input;
 pub mod load;

@@ -34,6 +34,7 @@ use crate::backends::{Backends, Share, must_be_shared};
 use crate::command_line::print;
 use crate::elsewhere::{ArchiveElsewhere, SpeedElsewhere};
 use crate::failure::{Context as _, Failure, Result};
+use crate::following::Following;
 use crate::metrics;
 use crate::ports::{Auditor, DeadLetters, RunWatch, Runs, Sealing, Speed};
 use crate::role::Role;
@@ -111,10 +112,11 @@ impl Running {
 
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
         let share = if role == Role::Speed { Some(Arc::new(Share::join(&settings, &names)?)) } else { None };
+        let following = share.as_ref().map(|share| Following::start(share, &application, store.clone(), log.clone()));
         let archiving = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
         let speed = match role.keeps_deltas() {
             true => {
-                let owned = share.as_ref().map_or_else(Owned::all, |share| Owned::named(share.owned()));
+                let owned = following.as_ref().map_or_else(Owned::all, |it| Owned::named(it.partitions()));
                 let parts = SpeedParts {
                     log: log.clone(),
                     registry: registry.clone(),
@@ -128,7 +130,10 @@ impl Running {
             false => None,
         };
 
-        let sharing = share.zip(speed.as_ref()).map(|(share, speed)| Sharing::new(share, speed));
+        let sharing = share
+            .zip(following)
+            .zip(speed.as_ref())
+            .map(|((share, following), speed)| Sharing::new(share, following, speed));
 
         let spill = settings.data.join("spill");
         clear(&spill).context(spill.display())?;
@@ -298,12 +303,14 @@ impl Running {
 /// This process's share of the partitions.
 struct Sharing {
     share: Arc<Share>,
+    /// Goes on with those that nobody moves.
+    following: Following,
     /// Tells how far it is.
     committing: JoinHandle<()>,
 }
 
 impl Sharing {
-    fn new(share: Arc<Share>, speed: &Arc<SpeedLayer>) -> Self {
+    fn new(share: Arc<Share>, following: Following, speed: &Arc<SpeedLayer>) -> Self {
         let (committed, speed) = (share.clone(), Arc::downgrade(speed));
         let committing = tokio::spawn(async move {
             let mut times = tokio::time::interval(COMMIT_EVERY);
@@ -317,13 +324,14 @@ impl Sharing {
                 times.tick().await;
             }
         });
-        Self { share, committing }
+        Self { share, following, committing }
     }
 
     /// Leaves the group, so that the others have its partitions at once.
     async fn stop(mut self) {
         self.committing.abort();
         let _ = (&mut self.committing).await;
+        self.following.stop().await;
         if let Ok(share) = Arc::try_unwrap(self.share) {
             share.leave().await;
         }

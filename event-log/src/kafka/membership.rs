@@ -25,10 +25,19 @@ use crate::error::{LogError, Result};
 /// How long a member may take to notice that it is to leave.
 const POLL: Duration = Duration::from_millis(100);
 
+/// What a group has told a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// How often: 0 until it is told for the first time, which takes as long as the group waits for a member that died.
+    pub times: u64,
+    /// The partitions that are its own.
+    pub partitions: BTreeSet<TopicPartition>,
+}
+
 /// A membership in a consumer group. Dropping it leaves the group too, a moment later.
 pub struct Membership {
     consumer: Arc<BaseConsumer<Member>>,
-    owned: watch::Receiver<BTreeSet<TopicPartition>>,
+    assigned: watch::Receiver<Assigned>,
     leave: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,8 +51,8 @@ impl Membership {
     /// `Invalid` for settings that cannot be. Brokers that are away are no reason not to join.
     pub fn join(options: &KafkaOptions, group: &str, topics: &[String]) -> Result<Self> {
         options.check()?;
-        let (owned, receiver) = watch::channel(BTreeSet::new());
-        let member = Member { listener: Listener::default(), owned };
+        let (assigned, receiver) = watch::channel(Assigned::default());
+        let member = Member { listener: Listener::default(), assigned };
         let config = options.config(Role::Member(group));
         let consumer: BaseConsumer<Member> = BaseConsumer::from_config_and_context(&config, member).map_err(refused)?;
         let consumer = Arc::new(consumer);
@@ -63,12 +72,12 @@ impl Membership {
             drop(polled);
         });
         let thread = thread.map_err(|error| LogError::unavailable(format!("join group {group}"), error))?;
-        Ok(Self { consumer, owned: receiver, leave, thread: Some(thread) })
+        Ok(Self { consumer, assigned: receiver, leave, thread: Some(thread) })
     }
 
     /// The partitions that are this member's own now.
-    pub fn owned(&self) -> watch::Receiver<BTreeSet<TopicPartition>> {
-        self.owned.clone()
+    pub fn assigned(&self) -> watch::Receiver<Assigned> {
+        self.assigned.clone()
     }
 
     /// Tells Kafka how far the group is, for its own tools. Returns at once; nothing relies on its success.
@@ -107,7 +116,7 @@ impl Drop for Membership {
 /// Hears what is assigned and what is revoked.
 struct Member {
     listener: Listener,
-    owned: watch::Sender<BTreeSet<TopicPartition>>,
+    assigned: watch::Sender<Assigned>,
 }
 
 impl ClientContext for Member {
@@ -125,7 +134,7 @@ impl ConsumerContext for Member {
         // Given up before others can have it.
         if let Rebalance::Revoke(places) = rebalance {
             let gone = partitions(places);
-            self.owned.send_modify(|owned| owned.retain(|partition| !gone.contains(partition)));
+            self.assigned.send_modify(|assigned| assigned.partitions.retain(|partition| !gone.contains(partition)));
         }
     }
 
@@ -134,10 +143,10 @@ impl ConsumerContext for Member {
         if let Err(error) = consumer.pause(places) {
             tracing::debug!(%error, "pausing assigned partitions");
         }
-        let mut new = partitions(places);
-        if !new.is_empty() {
-            self.owned.send_modify(|owned| owned.append(&mut new));
-        }
+        self.assigned.send_modify(|assigned| {
+            assigned.times += 1;
+            assigned.partitions.append(&mut partitions(places));
+        });
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {

@@ -13,4 +13,5 @@ mod scenarios;
 mod settings;
 mod simulation;
 mod stored_files;
+mod takeover;
 mod torture;

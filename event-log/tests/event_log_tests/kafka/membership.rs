@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use event_log::kafka::Membership;
+use event_log::kafka::{Assigned, Membership};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::watch;
@@ -11,14 +11,14 @@ use views::TopicPartition;
 
 use super::{connect, foreign, new_name, options, spec};
 
-type Owned = watch::Receiver<BTreeSet<TopicPartition>>;
+type Owned = watch::Receiver<Assigned>;
 
 async fn wait_for(what: &str, owned: &[&Owned], is_so: impl Fn(&[BTreeSet<TopicPartition>]) -> bool) {
     println!("waiting until {what}");
     let mut owned: Vec<Owned> = owned.iter().map(|owned| (*owned).clone()).collect();
     let reached = async {
         loop {
-            let now: Vec<_> = owned.iter_mut().map(|owned| owned.borrow_and_update().clone()).collect();
+            let now: Vec<_> = owned.iter_mut().map(|owned| owned.borrow_and_update().partitions.clone()).collect();
             if is_so(&now) {
                 return;
             }
@@ -48,13 +48,15 @@ async fn members_share_partitions_and_take_over_from_those_who_go() {
     };
 
     let one = join();
-    wait_for("one has all", &[&one.owned()], |owned| owned[0] == all).await;
+    wait_for("one has all", &[&one.assigned()], |owned| owned[0] == all).await;
     let two = join();
-    wait_for("two share", &[&one.owned(), &two.owned()], |owned| shared(owned) && owned[0].is_disjoint(&owned[1]))
-        .await;
+    wait_for("two share", &[&one.assigned(), &two.assigned()], |owned| {
+        shared(owned) && owned[0].is_disjoint(&owned[1])
+    })
+    .await;
 
     let first = TopicPartition::new(topics[0].as_str(), 0);
-    let committer = if one.owned().borrow().contains(&first) { &one } else { &two };
+    let committer = if one.assigned().borrow().partitions.contains(&first) { &one } else { &two };
     committer.commit(&first, 17);
     println!("waiting for the commit to be seen by others");
     let (seen_by, asked) =
@@ -73,10 +75,10 @@ async fn members_share_partitions_and_take_over_from_those_who_go() {
     assert_eq!(tokio::time::timeout(Duration::from_secs(60), committed).await.expect("a commit").expect("ask"), 17);
 
     two.leave().await;
-    wait_for("one has all again", &[&one.owned()], |owned| owned[0] == all).await;
+    wait_for("one has all again", &[&one.assigned()], |owned| owned[0] == all).await;
     let three = join();
-    wait_for("two share again", &[&one.owned(), &three.owned()], shared).await;
+    wait_for("two share again", &[&one.assigned(), &three.assigned()], shared).await;
     drop(one);
-    wait_for("the last one has all", &[&three.owned()], |owned| owned[0] == all).await;
+    wait_for("the last one has all", &[&three.assigned()], |owned| owned[0] == all).await;
     three.leave().await;
 }

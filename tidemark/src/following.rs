@@ -1,0 +1,159 @@
+//! Which partitions a speed process follows: those that the group has told it to, and those that nobody moves.
+//!
+//! When a process dies, its group waits until its session has ended, ten seconds, before others are told to go on; and whoever
+//! joins meanwhile waits as long. Nothing else has to wait for that: two owners of a partition are exact. So a partition that has
+//! records past the view store's progress, and whose progress does not move, is followed by whoever sees it, until
+//! the group speaks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_log::EventLog;
+use event_log::kafka::Assigned;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use view_store::ViewStore;
+use views::{Application, Offset, TopicPartition, View};
+
+use crate::backends::Share;
+use crate::elsewhere::furthest;
+use crate::failure::{Context as _, Result};
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a partition may stand still before somebody who was never told anything follows it.
+const FIRST_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long it may stand still before others do. Whoever is far behind writes once a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// After this long a partition is let go of that was taken so: if its owner was only slow, it goes on.
+const TURN: Duration = Duration::from_secs(30);
+
+/// The partitions that this process follows.
+pub struct Following {
+    partitions: watch::Receiver<BTreeSet<TopicPartition>>,
+    looking: JoinHandle<()>,
+}
+
+impl Following {
+    /// Begins to look. Call it within a Tokio runtime.
+    pub fn start(
+        share: &Arc<Share>,
+        application: &Application,
+        store: Arc<dyn ViewStore>,
+        log: Arc<dyn EventLog>,
+    ) -> Self {
+        let (told, partitions) = watch::channel(BTreeSet::new());
+        let looking = Looking {
+            share: Arc::downgrade(share),
+            views: application.views.clone(),
+            store,
+            log,
+            taken: BTreeMap::new(),
+            still: BTreeMap::new(),
+        };
+        let assigned = share.assigned();
+        Self { partitions, looking: tokio::spawn(looking.on(assigned, told)) }
+    }
+
+    /// Those it follows now.
+    pub fn partitions(&self) -> watch::Receiver<BTreeSet<TopicPartition>> {
+        self.partitions.clone()
+    }
+
+    /// Looks no more.
+    pub async fn stop(mut self) {
+        self.looking.abort();
+        let _ = (&mut self.looking).await;
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}
+
+struct Looking {
+    share: std::sync::Weak<Share>,
+    views: Vec<Arc<View>>,
+    store: Arc<dyn ViewStore>,
+    log: Arc<dyn EventLog>,
+    /// Since when it follows partitions that nobody told it to.
+    taken: BTreeMap<TopicPartition, Instant>,
+    /// Where partitions stand that have records to go on with, and since when.
+    still: BTreeMap<TopicPartition, (Offset, Instant)>,
+}
+
+impl Looking {
+    async fn on(mut self, mut assigned: watch::Receiver<Assigned>, told: watch::Sender<BTreeSet<TopicPartition>>) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut speaks = true;
+        loop {
+            tokio::select! {
+                changed = assigned.changed(), if speaks => {
+                    speaks = changed.is_ok();
+                    // The group knows who lives.
+                    self.taken.clear();
+                    self.still.clear();
+                }
+                _ = looks.tick() => {
+                    let patience = if assigned.borrow().times == 0 { FIRST_PATIENCE } else { PATIENCE };
+                    let own = told.borrow().clone();
+                    if let Err(error) = self.look(patience, &own).await {
+                        tracing::debug!(error = error.message, "looking for partitions that nobody moves");
+                    }
+                }
+            }
+            let Some(share) = self.share.upgrade() else { return };
+            let mut partitions: BTreeSet<_> =
+                assigned.borrow().partitions.iter().filter_map(|partition| share.own_name(partition)).collect();
+            partitions.extend(self.taken.keys().cloned());
+            told.send_if_modified(|now| {
+                let changes = *now != partitions;
+                *now = partitions;
+                changes
+            });
+        }
+    }
+
+    /// Takes partitions that stand still, and lets go of those whose turn is over.
+    async fn look(&mut self, patience: Duration, own: &BTreeSet<TopicPartition>) -> Result {
+        self.taken.retain(|_, since| since.elapsed() < TURN);
+        let topics: BTreeSet<Arc<str>> = self.views.iter().map(|view| view.source.name.clone()).collect();
+        let mut published = None;
+        for topic in topics {
+            for (number, kept) in (0..).zip(self.log.bounds(&topic).await.context("event log")?) {
+                let partition = TopicPartition::new(topic.clone(), number);
+                if own.contains(&partition) {
+                    self.still.remove(&partition);
+                    continue;
+                }
+                if published.is_none() {
+                    published = Some(self.store.published().await.context("view store")?);
+                }
+                let visible = published.as_ref().and_then(Option::as_ref);
+                let stands =
+                    furthest(&self.views, self.store.as_ref(), visible, &partition).await.context("view store")?;
+                let Some(stands) = stands.filter(|stands| *stands < kept.end) else {
+                    self.still.remove(&partition);
+                    continue;
+                };
+                let seen = self.still.entry(partition.clone()).or_insert_with(|| (stands, Instant::now()));
+                if seen.0 != stands {
+                    *seen = (stands, Instant::now());
+                } else if seen.1.elapsed() >= patience {
+                    tracing::info!(%partition, "nobody moves it: this process goes on with it until the group says whose it is");
+                    self.still.remove(&partition);
+                    self.taken.insert(partition, Instant::now());
+                }
+            }
+        }
+        Ok(())
+    }
+}
