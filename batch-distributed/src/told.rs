@@ -38,7 +38,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn of(read: &ReadCounters) -> Self {
-        let ReadCounters { records, bytes, rejected, spilled, clean } = read;
+        let ReadCounters { records, bytes, rejected, spilled, clean, pace: _ } = read;
         Self {
             records: records.load(Ordering::Relaxed),
             bytes: bytes.load(Ordering::Relaxed),

@@ -11,6 +11,12 @@ pub enum BatchError {
     /// A run is under way in this process: wait for it.
     #[error("a batch run is under way")]
     Busy,
+    /// There is no such view.
+    #[error("view `{0}` not found")]
+    Unknown(String),
+    /// The engine cannot be told how fast to go.
+    #[error("this batch engine reads as fast as it can: leave the rate out, or run with batch.engine = \"local\"")]
+    NoPace,
     /// The log or the archive failed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -38,7 +44,7 @@ impl BatchError {
             Self::Busy => true,
             Self::Log(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
-            Self::Engine { .. } | Self::Views(_) => false,
+            Self::Unknown(_) | Self::NoPace | Self::Engine { .. } | Self::Views(_) => false,
         }
     }
 }

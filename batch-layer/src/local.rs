@@ -84,6 +84,10 @@ impl BatchEngine for LocalEngine {
             generation::rows(&self.engine.session(view), view, &scan, *horizon).await?;
         Ok(counted(rows, plans, read).map(|rows| Ok(rows?)).boxed())
     }
+
+    fn keeps_pace(&self) -> bool {
+        true
+    }
 }
 
 /// The same rows; what the plans spilled is counted when they are done with.

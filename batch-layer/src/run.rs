@@ -10,6 +10,7 @@
 //! Nothing is remembered between runs but what the log, the archive and the store hold, so a run may die anywhere.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use chrono::{DateTime, Utc};
 use event_log::archive::{Archive, ArchivedSegment};
 use event_log::dead_letter::DeadLetters;
 use event_log::registry::SchemaRegistry;
-use event_log::{EventLog, LogError};
+use event_log::{EventLog, LogError, Pace};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use view_store::{PublishOutcome, StoreError, ViewStore};
@@ -115,12 +116,48 @@ impl BatchLayer {
     ///
     /// [`BatchError::Busy`] while another run of this object is under way; otherwise nothing was published.
     pub async fn run(&self, full: bool, progress: &dyn RunProgress) -> Result<RunReport> {
+        self.start(full, self.views.clone(), None, progress).await
+    }
+
+    /// A run of some views only, which reads and writes no more than so many records a second: the first generation of new ones. The
+    /// others stay at their last generation until the next run.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchLayer::run`]; [`BatchError::Unknown`] for a view that there is not.
+    pub async fn backfill(
+        &self,
+        names: &[String],
+        rate: Option<NonZeroU64>,
+        progress: &dyn RunProgress,
+    ) -> Result<RunReport> {
+        let view = |name: &String| {
+            let found = self.views.iter().find(|view| *view.name == **name);
+            found.cloned().ok_or_else(|| BatchError::Unknown(name.clone()))
+        };
+        let mut views = names.iter().map(view).collect::<Result<Vec<_>>>()?;
+        views.sort_by(|one, other| one.name.cmp(&other.name));
+        views.dedup_by(|one, other| one.name == other.name);
+        if rate.is_some() && !self.engine.keeps_pace() {
+            return Err(BatchError::NoPace);
+        }
+        self.start(true, views, rate.map(Pace::new), progress).await
+    }
+
+    async fn start(
+        &self,
+        full: bool,
+        views: Vec<Arc<View>>,
+        pace: Option<Pace>,
+        progress: &dyn RunProgress,
+    ) -> Result<RunReport> {
         let _running = self.running.try_lock().map_err(|_| BatchError::Busy)?;
         let (started_at, started) = ((self.clock)(), Instant::now());
         let run = Run {
             layer: self,
+            views,
             progress,
-            read: Arc::default(),
+            read: Arc::new(ReadCounters { pace, ..ReadCounters::default() }),
             dead_letters: AtomicU64::new(0),
             phases: Mutex::default(),
         };
@@ -204,6 +241,8 @@ enum Recomputed {
 
 struct Run<'a> {
     layer: &'a BatchLayer,
+    /// Those that it computes.
+    views: Vec<Arc<View>>,
     progress: &'a dyn RunProgress,
     read: Arc<ReadCounters>,
     dead_letters: AtomicU64,
@@ -239,7 +278,8 @@ impl Run<'_> {
         let next = Published {
             generation: number,
             frontier: with_topics_of_old(frontier, published.as_ref(), &self.layer.topics())?,
-            views: views
+            views: self
+                .views
                 .iter()
                 .filter(|view| recomputed[&*view.name].error.is_none())
                 .map(|view| (view.name.clone(), view.fingerprint.clone()))
@@ -247,7 +287,7 @@ impl Run<'_> {
             // Left to the store: views that this run does not hold stay at what they have.
             behind: Vec::new(),
         };
-        if next.views.is_empty() && !views.is_empty() {
+        if next.views.is_empty() && !self.views.is_empty() {
             let failed = recomputed.into_iter().filter_map(|(view, report)| Some((view, report.error?)));
             return Err(BatchError::Views(failed.collect()));
         }
@@ -349,7 +389,7 @@ impl Run<'_> {
     ) -> Result<BTreeMap<String, ViewReport>> {
         let mut recomputed = BTreeMap::new();
         let now = (self.layer.clock)();
-        for view in &self.layer.views {
+        for view in &self.views {
             let segments = Arc::new(segments.get(&view.source.name).cloned().unwrap_or_default());
             let report = match self.recompute_view(number, view, segments, now).await? {
                 Recomputed::Rows(rows) => ViewReport { rows, error: None },
@@ -390,6 +430,18 @@ impl Run<'_> {
                 *kept.lock() = Some(failure);
                 StoreError::View(ViewError::Invalid(message))
             })
+        });
+        let read = self.read.clone();
+        let states = states.then(move |states| {
+            let read = read.clone();
+            async move {
+                // What is written burdens the store as what is read burdens the archive.
+                if let (Some(pace), Ok(rows)) = (&read.pace, &states) {
+                    pace.ready().await;
+                    pace.took(rows.num_rows());
+                }
+                states
+            }
         });
         let mut write = store.write_generation(view, number, states.boxed());
         let mut ticks = tokio::time::interval(PROGRESS_EVERY);

@@ -132,9 +132,15 @@ struct Reader {
 impl Reader {
     async fn next(&mut self) -> Result<Option<RecordBatch>, LogError> {
         let ArchiveScan { archive, registry, source, read, .. } = &self.scan;
+        if let Some(pace) = &read.pace {
+            pace.ready().await;
+        }
         loop {
             if let Some(batch) = self.open.as_mut().and_then(Iterator::next).transpose()? {
                 read.records.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                if let Some(pace) = &read.pace {
+                    pace.took(batch.num_rows());
+                }
                 return Ok(Some(batch));
             }
             if let Some(scanned) = self.open.take() {

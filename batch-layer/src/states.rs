@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU64;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
-use event_log::LogError;
 use event_log::archive::ArchivedSegment;
+use event_log::{LogError, Pace};
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use views::{SegmentId, View, ViewError};
@@ -42,6 +42,11 @@ pub type StateStream = BoxStream<'static, Result<RecordBatch, Failure>>;
 pub trait BatchEngine: Send + Sync + 'static {
     /// Begins to compute the states of a view.
     async fn states(&self, job: &ViewJob, read: &Arc<ReadCounters>) -> Result<StateStream, Failure>;
+
+    /// Whether it reads no faster than [`ReadCounters::pace`] says.
+    fn keeps_pace(&self) -> bool {
+        false
+    }
 }
 
 /// How much has been read so far.
@@ -57,6 +62,8 @@ pub struct ReadCounters {
     pub spilled: AtomicU64,
     /// Segments that were read to their end without any rejected record.
     pub clean: Mutex<BTreeSet<SegmentId>>,
+    /// How fast to read; `None`: as fast as can be.
+    pub pace: Option<Pace>,
 }
 
 /// Why there are no states, by whose fault it is.

@@ -24,6 +24,6 @@ mod split;
 
 pub use answer::LookupLimits;
 pub use ports::{
-    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, PortError, Report, RunState, SpeedStatus, Verify,
+    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, PortError, Report, RunRequest, RunState, SpeedStatus, Verify,
 };
 pub use server::{Parts, RunningServer, ServeSettings, Server, StartError};

@@ -3,6 +3,7 @@
 //! Layers do not depend on each other: whoever wires the process plugs the batch layer, the auditor, the speed layer and the
 //! archiver in here. Each port is as small as the routes that use it.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -87,6 +88,17 @@ pub enum PortError {
     Failed(String),
 }
 
+/// What a batch run is to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunRequest {
+    /// Recompute from the first record, even if nothing is new.
+    pub full: bool,
+    /// Only these views, from the first record; empty: all of them.
+    pub views: Vec<String>,
+    /// Read and write no more than so many records a second. Goes with `views`.
+    pub rate: Option<NonZeroU64>,
+}
+
 /// Batch runs: start one, see the others.
 #[async_trait]
 pub trait BatchRuns: Send + Sync + 'static {
@@ -96,8 +108,9 @@ pub trait BatchRuns: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Busy` while another run is going on in this process; `Failed` when a run that was waited for failed.
-    async fn start(&self, full: bool, wait: bool) -> Result<BatchRun, PortError>;
+    /// `Busy` while another run is going on in this process; `NotFound` for an unknown view; `Failed` when a run that was waited for
+    /// failed.
+    async fn start(&self, asked: RunRequest, wait: bool) -> Result<BatchRun, PortError>;
 
     /// The latest runs, the newest first.
     async fn runs(&self) -> Vec<BatchRun>;

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use event_log::EventLog;
 use event_log::registry::SchemaRegistry;
+use event_log::{EventLog, Pace};
 use fjall::{Database, PersistMode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     pub store: Arc<dyn ViewStore>,
     pub rejected: Arc<dyn RejectedSink>,
     pub settings: SpeedSettings,
+    /// Of the tasks that catch up with the others.
+    pub backfill: Option<Pace>,
     pub counters: Counters,
     /// Counts the moments at which some view may have moved.
     pub written: watch::Sender<u64>,
@@ -151,6 +153,7 @@ impl SpeedLayer {
             registry,
             store,
             rejected,
+            backfill: settings.backfill_rate.map(Pace::new),
             settings,
             counters: Counters::default(),
             written: watch::channel(0).0,

@@ -174,6 +174,11 @@ impl Task {
         } else {
             settings.flush_interval.saturating_sub(last_write.elapsed())
         };
+        // Nobody waits for views that are new; those that others look at are the head's.
+        let pace = partition.shared.backfill.as_ref().filter(|_| !self.head);
+        if let Some(pace) = pace {
+            pace.ready().await;
+        }
         let limit = ReadLimit { records: settings.read_records.max(1), bytes: settings.read_bytes, wait };
         let mut records = partition.shared.log.read(&partition.place, batch.position, limit).await?;
         let Some(last) = records.last() else {
@@ -186,6 +191,9 @@ impl Task {
             next = until;
         }
         add(&partition.shared.counters.records, records.len());
+        if let Some(pace) = pace {
+            pace.took(records.len());
+        }
         reader.fold(partition, batch, &records, next).await?;
         batch.records += records.len() as u64;
         Ok(())

@@ -1,5 +1,6 @@
 //! What can be set, with the defaults.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Settings of the speed layer.
@@ -23,6 +24,9 @@ pub struct SpeedSettings {
     pub long_poll: Duration,
     /// Views that stand no more than this many offsets apart share a task, and so one decoding.
     pub close: u64,
+    /// How many records a second tasks may read together whose views lag far behind the others of their source: new ones. `None`: as many
+    /// as they can.
+    pub backfill_rate: Option<NonZeroU64>,
     /// How often to look for partitions that were added to a topic.
     pub discover_interval: Duration,
     /// How long to wait after the first failure in a row; doubled after each further one.
@@ -42,6 +46,7 @@ impl Default for SpeedSettings {
             read_records: 8192,
             long_poll: Duration::from_secs(1),
             close: 10_000,
+            backfill_rate: None,
             discover_interval: Duration::from_secs(5),
             retry_first: Duration::from_millis(10),
             retry_most: Duration::from_secs(5),

@@ -50,6 +50,12 @@ impl PartitionStatus {
         going.map(|view| view.position).min().unwrap_or(self.log_end)
     }
 
+    /// Where the view stands that got furthest: new ones, which catch up, do not make the others look old.
+    pub fn furthest(&self) -> Offset {
+        let going = self.views.values().filter(|view| view.failed.is_none());
+        going.map(|view| view.position).max().unwrap_or(self.log_end)
+    }
+
     /// How many records are not in the store yet, for the slowest view that has not failed.
     pub fn lag(&self) -> u64 {
         self.log_end.saturating_sub(self.position())

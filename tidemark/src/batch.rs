@@ -1,6 +1,7 @@
-//! `tidemark batch run`: starts a run and waits for its end.
+//! `tidemark batch run` and `tidemark backfill`: start a run and wait for its end.
 
 use std::io::IsTerminal as _;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,10 +21,24 @@ const LOOK: Duration = Duration::from_millis(300);
 ///
 /// When the run cannot be started, or fails.
 pub async fn run(client: &Client, full: bool) -> Result {
-    let mut parameters = vec![("wait".to_owned(), "true".to_owned())];
-    if full {
-        parameters.push(("full".to_owned(), "true".to_owned()));
-    }
+    start(client, if full { &[("full", "true")] } else { &[] }).await
+}
+
+/// Runs it for some views, at a rate of records a second.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn backfill(client: &Client, views: &[String], rate: NonZeroU64) -> Result {
+    start(client, &[("views", &views.join(",")), ("rate", &rate.to_string())]).await
+}
+
+async fn start(client: &Client, options: &[(&str, &str)]) -> Result {
+    let parameters: Vec<(String, String)> = [("wait", "true")]
+        .iter()
+        .chain(options)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     let bar = progress_bar();
     let body = json!({});
     let run = client.post::<Value>("/v1/batch/runs", &parameters, &body);

@@ -158,6 +158,25 @@ Examples:
         #[command(flatten)]
         role: RoleArgs,
     },
+    /// Make the first generation of new views at a rate that nobody notices
+    #[command(after_help = "\
+A view that is new is caught up with by itself: by the speed layer (speed.backfill_rate) and by the next batch run. This is a batch \
+run of it alone, now, which reads the archive and writes the view store no faster than it is told, so that lookups of other views are not \
+slowed down. They stay at their generation until the next run.
+
+Examples:
+  tidemark backfill visitors
+  tidemark backfill visitors countries --rate 20000")]
+    Backfill {
+        /// The views
+        #[arg(required = true, value_name = "VIEW")]
+        views: Vec<String>,
+        /// Records read, and rows written, per second
+        #[arg(long, default_value = "100000")]
+        rate: std::num::NonZeroU64,
+        #[command(flatten)]
+        server: ServerArg,
+    },
     /// Recompute views from the log and compare with what is served; exit 1 on any difference
     #[command(after_help = "\
 Examples:
@@ -420,6 +439,7 @@ impl Command {
             Self::Batch { command: Some(BatchCommand::Run { full, server }), .. } => {
                 batch::run(&Client::new(&server.server), full).await
             }
+            Self::Backfill { views, rate, server } => batch::backfill(&Client::new(&server.server), &views, rate).await,
             Self::Verify { view, json, server } => {
                 verify::run(&Client::new(&server.server), view.as_deref(), json).await
             }

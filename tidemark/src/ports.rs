@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serving_layer::{
-    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, PortError, Report, RunState, SpeedStatus, Verify,
+    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, PortError, Report, RunRequest, RunState, SpeedStatus, Verify,
 };
 use speed_layer::{RejectedEvent, RejectedSink, SpeedLayer};
 use tokio::sync::{oneshot, watch};
@@ -108,12 +108,18 @@ impl Runs {
 
 #[async_trait]
 impl BatchRuns for Runs {
-    async fn start(&self, full: bool, wait: bool) -> Result<BatchRun, PortError> {
+    async fn start(&self, asked: RunRequest, wait: bool) -> Result<BatchRun, PortError> {
+        let RunRequest { full, views, rate } = asked;
+        let full = full || !views.is_empty();
         let mut number = self.watch.number.subscribe();
         let (done, outcome) = oneshot::channel();
         let (layer, watch) = (self.layer.clone(), self.watch.clone());
         self.spawn(async move {
-            let result = layer.run(full, watch.as_ref()).await.map(|_| ());
+            let result = match views.is_empty() {
+                true => layer.run(full, watch.as_ref()).await,
+                false => layer.backfill(&views, rate, watch.as_ref()).await,
+            };
+            let result = result.map(|_| ());
             // When nobody waits any more, the history has it.
             let _ = done.send(result);
         });
@@ -147,6 +153,7 @@ impl BatchRuns for Runs {
         match result.map_err(stopped)? {
             Ok(()) => {}
             Err(BatchError::Busy) => return Err(PortError::Busy(BatchError::Busy.to_string())),
+            Err(BatchError::Unknown(view)) => return Err(PortError::NotFound(format!("view `{view}`"))),
             Err(error) if error.is_transient() => return Err(PortError::Unavailable(error.to_string())),
             Err(error) => return Err(PortError::Failed(error.to_string())),
         }
@@ -212,7 +219,7 @@ impl SpeedStatus for Speed {
                 return;
             }
             // A task that has not found out where its views stand yet knows of no record that is folded.
-            let position = if status.views.is_empty() { 0 } else { status.position() };
+            let position = if status.views.is_empty() { 0 } else { status.furthest() };
             // The layer knows the log's end as of its last read; a record that came since is waiting all the same.
             let (appended_end, waiting_since) = self.log.past(&status.partition, position);
             partitions.push(PartitionStatus {

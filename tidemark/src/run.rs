@@ -9,6 +9,7 @@
 //! The log, the registry and the archive are the truth. Everything else can be removed while the process is down: it is
 //! rebuilt from them.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -396,6 +397,7 @@ fn start_speed(parts: SpeedParts, application: &Application, settings: &Settings
     let speed = SpeedSettings {
         flush_interval: settings.speed.flush_interval.0,
         memory: settings.speed.memory.bytes(),
+        backfill_rate: NonZeroU64::new(settings.speed.backfill_rate),
         ..SpeedSettings::default()
     };
     Ok(Arc::new(SpeedLayer::start(parts, application.views.clone(), speed).context("speed layer")?))

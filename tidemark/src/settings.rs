@@ -128,6 +128,7 @@ pub enum StoreKind {
 pub struct Speed {
     pub flush_interval: Span,
     pub memory: Size,
+    pub backfill_rate: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

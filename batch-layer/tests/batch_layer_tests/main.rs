@@ -1,5 +1,6 @@
 //! Tests of this crate, on embedded parts.
 
+mod backfill;
 mod comparing;
 mod killed;
 mod markers;

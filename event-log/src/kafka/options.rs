@@ -146,9 +146,10 @@ impl KafkaOptions {
                 set("message.max.bytes", &LARGEST_BATCH);
                 set("compression.codec", &"zstd");
                 set("compression.level", &3);
-                // Small, because somebody waits for the acknowledgement. Under load batches grow by themselves: what arrives
-                // while the requests allowed are under way goes into the next batch.
-                set("linger.ms", &1);
+                // Somebody waits for the acknowledgement. Under load batches grow by themselves: what arrives while the requests
+                // allowed are under way goes into the next batch. At a low rate this is what makes batches of several events,
+                // which compress; as long as Kafka's own producers wait since 4.0.
+                set("linger.ms", &5);
                 set("max.in.flight.requests.per.connection", &2);
                 set("batch.size", &(1 << 20));
                 set("batch.num.messages", &100_000);

@@ -15,6 +15,7 @@ mod flat;
 mod kafka;
 mod lagging;
 mod oracle;
+mod pace;
 mod registry;
 mod s3;
 mod tiered;

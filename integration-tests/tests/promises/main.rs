@@ -1,5 +1,6 @@
 //! Tests of the whole.
 
+mod backfill;
 mod command_line;
 mod disk_full;
 mod failing_view;

@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
 use serving_layer::{
-    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, Parts, PortError, Report, RunState, RunningServer,
+    ArchiveStatus, BatchRun, BatchRuns, PartitionStatus, Parts, PortError, Report, RunRequest, RunState, RunningServer,
     ServeSettings, Server, SpeedStatus, Verify,
 };
 use tempfile::TempDir;
@@ -411,7 +411,7 @@ impl SpeedStatus for HandSpeed {
 #[derive(Default)]
 pub struct HandBatch {
     pub busy: Mutex<bool>,
-    pub started: Mutex<Vec<(bool, bool)>>,
+    pub started: Mutex<Vec<(RunRequest, bool)>>,
 }
 
 fn run() -> BatchRun {
@@ -429,11 +429,12 @@ fn run() -> BatchRun {
 
 #[async_trait]
 impl BatchRuns for HandBatch {
-    async fn start(&self, full: bool, wait: bool) -> Result<BatchRun, PortError> {
+    async fn start(&self, asked: RunRequest, wait: bool) -> Result<BatchRun, PortError> {
         if *self.busy.lock() {
             return Err(PortError::Busy("run 6 is going on".to_owned()));
         }
-        self.started.lock().push((full, wait));
+        let full = asked.full;
+        self.started.lock().push((asked, wait));
         Ok(BatchRun { full, ..run() })
     }
 

@@ -1,7 +1,9 @@
 //! Everything around the questions: batch runs, status, health, metrics, the console, stopping.
 
+use std::num::NonZeroU64;
+
 use serde_json::json;
-use serving_layer::{Parts, ServeSettings, Server, StartError};
+use serving_layer::{Parts, RunRequest, ServeSettings, Server, StartError};
 
 use crate::house::House;
 use crate::http::send;
@@ -16,12 +18,24 @@ async fn batch_runs_start_and_are_listed() {
     assert_eq!(run["started"], "2015-11-12T00:00:00Z");
     assert_eq!(run["finished"], "2015-11-12T00:00:01.500Z");
     assert_eq!(house.post("/v1/batch/runs", "", "").await.status, 202);
-    assert_eq!(*house.batch.started.lock(), [(true, true), (false, false)]);
+    let some = "/v1/batch/runs?wait=true&views=sums,page_views&rate=500";
+    assert_eq!(house.post(some, "", "").await.status, 200);
+    let views = ["sums", "page_views"].map(str::to_owned).to_vec();
+    let asked = [
+        (RunRequest { full: true, ..RunRequest::default() }, true),
+        (RunRequest::default(), false),
+        (RunRequest { views, rate: NonZeroU64::new(500), ..RunRequest::default() }, true),
+    ];
+    assert_eq!(*house.batch.started.lock(), asked);
     assert_eq!(house.get("/v1/batch/runs").await.json()["runs"][0]["generation"], 7);
     *house.batch.busy.lock() = true;
     house.post("/v1/batch/runs?wait=true", "", "").await.problem(409);
     assert_eq!(house.post("/v1/batch/runs?wait=maybe", "", "").await.problem(400)["parameter"], "wait");
     assert_eq!(house.post("/v1/batch/runs?now=true", "", "").await.problem(400)["parameter"], "now");
+    house.post("/v1/batch/runs?views=sums,nothing", "", "").await.problem(404);
+    for bad in ["rate=500", "views=sums&rate=0", "views=sums&rate=fast"] {
+        assert_eq!(house.post(&format!("/v1/batch/runs?{bad}"), "", "").await.problem(400)["parameter"], "rate");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Views that stand apart: new ones, failing ones, and ones that a published generation carries forward.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use event_log::Content;
 use speed_layer::SpeedSettings;
@@ -33,6 +35,33 @@ async fn a_new_view_catches_up_and_joins_the_others() {
         layer.shutdown().await;
         world.check();
     }
+}
+
+/// Only lower bounds: how much longer it takes is the machine's business.
+#[tokio::test]
+async fn a_new_view_is_in_no_hurry_and_the_others_do_not_wait_for_it() {
+    let world = World::new(0, Topic { partitions: 1, segment_records: 100, window: None }).await;
+    let partition = TopicPartition::new("clicks", 0);
+    let event = |n| Event::new("ann", n).record();
+    world.append(&partition, (0..600).map(|_| event(1)).collect()).await;
+    let old = vec![world.view("totals")];
+    let layer = world.start(old.clone(), quick());
+    world.settle(&old).await;
+    layer.shutdown().await;
+
+    let started = std::time::Instant::now();
+    let settings = SpeedSettings { close: 20, backfill_rate: NonZeroU64::new(1000), ..quick() };
+    let layer = world.start(world.sound_views(), settings);
+    world.append(&partition, vec![event(2)]).await;
+    world.settle(&old).await;
+    let new = world.view("evens");
+    assert!(world.store.written_progress(&new, &partition).offset < 601, "the others were first");
+    world.settle_all().await;
+    // The head takes it over when it is close, and whoever reads last need not wait for having read.
+    let least = Duration::from_millis(600 - 20 - 17);
+    assert!(started.elapsed() >= least, "600 records at 1000 a second took {:?}", started.elapsed());
+    layer.shutdown().await;
+    world.check();
 }
 
 #[tokio::test]
