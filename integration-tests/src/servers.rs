@@ -71,6 +71,11 @@ impl Servers {
         settings.to_string()
     }
 
+    /// Where Kafka keeps its logs.
+    pub fn kafka_data(&self) -> PathBuf {
+        self.root.join("target/servers/kafka/data")
+    }
+
     /// Lets go of a corner's tables: a server has room for so many. The rest is small, and goes with the servers.
     ///
     /// # Panics

@@ -37,7 +37,12 @@ impl Clickstream {
         let application = tidemark::application::clickstream().compile().expect("the shipped application");
         let log = EmbeddedLog::open(folder.join("log"), EmbeddedOptions { fsync: false, ..Default::default() });
         let registry = EmbeddedRegistry::open(folder.join("registry")).expect("a registry");
-        let this = Self { log: Arc::new(log.expect("a log")), registry: Arc::new(registry), application };
+        Self::on(Arc::new(log.expect("a log")), Arc::new(registry), application).await
+    }
+
+    /// An application whose first source is the clicks, over other parts.
+    pub async fn on(log: Arc<dyn EventLog>, registry: Arc<dyn SchemaRegistry>, application: Application) -> Self {
+        let this = Self { log, registry, application };
         this.log.create_topic(&this.topic()).await.expect("a topic");
         this
     }

@@ -20,7 +20,7 @@ use crate::scale::Scale;
 use crate::table::{Measured, Table, Target};
 
 /// How many questions are under way at once.
-const CONNECTIONS: usize = 32;
+pub const CONNECTIONS: usize = 32;
 /// How many different keys are asked for.
 const KEYS: usize = 1000;
 
@@ -66,7 +66,7 @@ pub fn measure(scale: &Scale, table: &mut Table) {
 }
 
 /// Posts so many clicks, and gives the position after the last ones.
-async fn feed(connection: &mut Connection, clicks: &mut Clicks, events: u64) -> String {
+pub async fn feed(connection: &mut Connection, clicks: &mut Clicks, events: u64) -> String {
     let mut position = String::new();
     let mut left = events;
     while left > 0 {
@@ -85,14 +85,18 @@ async fn feed(connection: &mut Connection, clicks: &mut Clicks, events: u64) -> 
 }
 
 /// Questions whose answers are made of both layers, and the mean size of the answers.
-struct Questions {
-    requests: Arc<Vec<Vec<u8>>>,
-    size: usize,
+pub struct Questions {
+    /// The requests.
+    pub requests: Arc<Vec<Vec<u8>>>,
+    /// Their paths.
+    pub paths: Vec<String>,
+    /// Bytes of an answer.
+    pub size: usize,
 }
 
 /// The first questions of those given whose answers are made of both layers.
-async fn merged(connection: &mut Connection, paths: impl Iterator<Item = String>) -> Questions {
-    let (mut requests, mut bytes) = (Vec::new(), 0);
+pub async fn merged(connection: &mut Connection, paths: impl Iterator<Item = String>) -> Questions {
+    let (mut requests, mut asked, mut bytes) = (Vec::new(), Vec::new(), 0);
     for path in paths.take(KEYS * 3) {
         let answer = connection.must(&get(&format!("{path}&explain=true"))).await;
         let answer: Value = serde_json::from_slice(answer).expect("JSON");
@@ -103,13 +107,14 @@ async fn merged(connection: &mut Connection, paths: impl Iterator<Item = String>
         if is_merged {
             bytes += connection.must(&get(&path)).await.len();
             requests.push(get(&path));
+            asked.push(path);
         }
         if requests.len() == KEYS {
             break;
         }
     }
     assert!(!requests.is_empty(), "no answer is made of both layers");
-    Questions { size: bytes / requests.len(), requests: Arc::new(requests) }
+    Questions { size: bytes / requests.len(), requests: Arc::new(requests), paths: asked }
 }
 
 async fn compare(
@@ -121,7 +126,7 @@ async fn compare(
     table: &mut Table,
 ) {
     let busy = Busy::since_now();
-    let Questions { requests, size } = questions;
+    let Questions { requests, size, .. } = questions;
     let constant = Constant::start(*size);
     let time = scale.lookup_turn;
     // Both warm.

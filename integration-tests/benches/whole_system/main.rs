@@ -9,6 +9,8 @@
 //! | `freshness` | from an event's acknowledgement to the first answer that holds it | |
 //! | `memory` | peak RSS of a real process with default settings while many events and keys go in and a batch run passes | |
 //!
+//! With `--real`, sections of its own: [`real`].
+//!
 //! What is compared is measured in turns (one of each, several times) and the median of the ratios is given, so that
 //! another load on the machine meets both. Nothing is asserted: the table says what was reached. `TIDEMARK_BENCH_EVENTS`
 //! sets how many events `memory` loads.
@@ -21,6 +23,7 @@ mod http;
 mod lookups;
 mod measure;
 mod memory;
+mod real;
 mod scale;
 mod speed;
 mod table;
@@ -44,22 +47,29 @@ fn main() -> ExitCode {
         ["--constant", size] => constant::serve(size.parse().expect("a size")),
         ["--one-core", folder, turns] => speed::turns(folder.as_ref(), turns.parse().expect("how many turns")),
         _ => {
-            let unknown = words.iter().find(|word| **word != "quick" && !SECTIONS.contains(word));
-            if let Some(word) = unknown {
-                eprintln!("there is no section `{word}`; there are {}, and the word quick", SECTIONS.join(", "));
+            let is_real = words.contains(&"--real");
+            let sections: &[&str] = if is_real { &real::SECTIONS } else { &SECTIONS };
+            let is_known = |word: &str| ["quick", "--real"].contains(&word) || sections.contains(&word);
+            if let Some(word) = words.iter().find(|word| !is_known(word)) {
+                eprintln!("there is no section `{word}`; there are {}, and the word quick", sections.join(", "));
                 return ExitCode::FAILURE;
             }
-            all(&words);
+            all(&words, is_real, sections);
         }
     }
     ExitCode::SUCCESS
 }
 
-fn all(words: &[&str]) {
+fn all(words: &[&str], is_real: bool, sections: &[&str]) {
     let scale = if words.contains(&"quick") { Scale::quick() } else { Scale::full() };
-    let asked: Vec<&str> = SECTIONS.into_iter().filter(|section| words.contains(section)).collect();
+    let asked: Vec<&str> = sections.iter().copied().filter(|section| words.contains(section)).collect();
     let is_asked = |section: &str| asked.is_empty() || asked.contains(&section);
     let mut table = Table::default();
+    if is_real {
+        real::measure(is_asked, &scale, &mut table);
+        println!("\n{}", table.text());
+        return;
+    }
     if is_asked("speed") {
         speed::measure(&scale, &mut table);
     }

@@ -15,6 +15,12 @@ pub struct Scale {
     pub lookup_events: u64,
     /// Events that go in while memory is watched.
     pub memory_events: u64,
+    /// Events of a key each that go from Kafka to CQL.
+    pub write_rows: u64,
+    /// Events whose bytes in Kafka are counted.
+    pub disk_events: u64,
+    /// Events that a process is behind when it starts.
+    pub behind_events: u64,
     /// How often each side has its turn.
     pub turns: usize,
     /// How long a turn of lookups takes.
@@ -31,6 +37,9 @@ impl Scale {
             batch_events: 4_000_000,
             lookup_events: 400_000,
             memory_events: number("TIDEMARK_BENCH_EVENTS", 10_000_000),
+            write_rows: 200_000,
+            disk_events: 1_000_000,
+            behind_events: 1_000_000,
             turns: 5,
             lookup_turn: Duration::from_secs(3),
             freshness: Duration::from_secs(30),
@@ -44,6 +53,9 @@ impl Scale {
             batch_events: 800_000,
             lookup_events: 80_000,
             memory_events: number("TIDEMARK_BENCH_EVENTS", 300_000),
+            write_rows: 30_000,
+            disk_events: 200_000,
+            behind_events: 200_000,
             turns: 3,
             lookup_turn: Duration::from_secs(1),
             freshness: Duration::from_secs(6),
