@@ -13,7 +13,6 @@ use event_log::EventLog;
 use event_log::kafka::Assigned;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use views::{Application, Offset, TopicPartition, View};
 
@@ -21,11 +20,13 @@ use crate::backends::Share;
 use crate::elsewhere::furthest;
 use crate::failure::{Context as _, Result};
 
-/// How often to look.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often to look, until the group speaks for the first time, and from then on.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a partition may stand still before somebody who was never told anything follows it.
-const FIRST_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a partition may stand still before somebody who was never told anything follows it. Whoever is there and
+/// has caught up writes every ten milliseconds.
+const FIRST_PATIENCE: Duration = Duration::from_millis(60);
 
 /// How long it may stand still before others do. Whoever is far behind writes once a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -91,9 +92,8 @@ struct Looking {
 
 impl Looking {
     async fn on(mut self, mut assigned: watch::Receiver<Assigned>, told: watch::Sender<BTreeSet<TopicPartition>>) {
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut speaks = true;
+        let mut next_look = Instant::now();
         loop {
             tokio::select! {
                 changed = assigned.changed(), if speaks => {
@@ -102,12 +102,14 @@ impl Looking {
                     self.taken.clear();
                     self.still.clear();
                 }
-                _ = looks.tick() => {
-                    let patience = if assigned.borrow().times == 0 { FIRST_PATIENCE } else { PATIENCE };
+                () = tokio::time::sleep_until(next_look.into()) => {
+                    let is_first = assigned.borrow().times == 0;
+                    let (every, patience) = if is_first { (FIRST_LOOK, FIRST_PATIENCE) } else { (LOOK, PATIENCE) };
                     let own = told.borrow().clone();
                     if let Err(error) = self.look(patience, &own).await {
                         tracing::debug!(error = error.message, "looking for partitions that nobody moves");
                     }
+                    next_look = Instant::now() + every;
                 }
             }
             let Some(share) = self.share.upgrade() else { return };

@@ -218,7 +218,10 @@ impl Running {
             role,
             data,
         };
-        running.rebuild_changed_views().await?;
+        // A cluster's executors cannot be told how fast to go.
+        let paced = settings.batch.engine == crate::settings::Engine::Local;
+        let rate = NonZeroU64::new(settings.speed.backfill_rate).filter(|_| paced);
+        running.rebuild_changed_views(rate).await?;
         Ok(running)
     }
 
@@ -238,15 +241,16 @@ impl Running {
     }
 
     /// The speed layer folds a new or changed view from the start of the log. A generation gets it there sooner, and lets go of
-    /// the many deltas: so one is made at once, unless generations are made only by command.
-    async fn rebuild_changed_views(&self) -> Result {
+    /// the many deltas: so one is made at once, unless generations are made only by command. Where there are others to be looked up, it
+    /// is in no hurry.
+    async fn rebuild_changed_views(&self, rate: Option<NonZeroU64>) -> Result {
         if self.timer.is_none() {
             return Ok(());
         }
         let Some(published) = self.store.published().await.context("view store")? else { return Ok(()) };
         let views = &self.application.views;
         let is_changed = |view: &&Arc<views::View>| published.of(view).is_none();
-        let changed: Vec<&str> = views.iter().filter(is_changed).map(|view| &*view.name).collect();
+        let changed: Vec<String> = views.iter().filter(is_changed).map(|view| view.name.to_string()).collect();
         let mut has_events = false;
         for source in &self.application.sources {
             has_events |= self.log.bounds(&source.name).await.context("event log")?.iter().any(|kept| kept.end > 0);
@@ -255,9 +259,10 @@ impl Running {
             return Ok(());
         }
         tracing::info!(views = changed.join(", "), "new or changed views: making a generation that has them");
+        let rate = rate.filter(|_| changed.len() < views.len());
         let (batch, watch) = (self.batch.clone(), self.watch.clone());
         self.runs.spawn(async move {
-            if let Err(error) = batch.run(false, watch.as_ref()).await {
+            if let Err(error) = batch.backfill(&changed, rate, watch.as_ref()).await {
                 tracing::error!(%error, "the batch run failed; the timer will try again");
             }
         });

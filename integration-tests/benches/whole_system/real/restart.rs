@@ -15,7 +15,7 @@ use crate::scale::Scale;
 use crate::table::{Measured, Table, Target};
 
 /// How often to look how far it is.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Measures it.
 pub async fn measure(servers: &Servers, scale: &Scale, table: &mut Table) {
