@@ -31,7 +31,7 @@ impl Shift {
     }
 
     /// An offset of the log, as Kafka counts; `None` before the log begins.
-    pub fn to_kafka(&self, offset: Offset) -> Option<Offset> {
+    pub fn to_kafka(self, offset: Offset) -> Option<Offset> {
         Some(offset.checked_sub(self.first)?.saturating_add(self.kafka))
     }
 
