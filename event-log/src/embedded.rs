@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/~lock                               held by the one process that has the log open
-//! DIR/{topic}/topic.json                  the topic as it was created
+//! DIR/{topic}/topic.json                  the topic as it was created, with its beginning if it has one
 //! DIR/{topic}/{partition}/partition.json  what is known of the partition's ends
 //! DIR/{topic}/{partition}/{base}.log      records from the offset `base` on
 //! ```
@@ -39,12 +39,15 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use views::{Offset, TopicPartition};
 
 pub use self::host::{Host, Machine};
 use self::partition::Partition;
+use self::recovery::First;
 use self::writer::{Append, Writer};
+use crate::beginning::{self, Beginning, Beginnings, Imported};
 use crate::error::{LogError, Result};
 use crate::log::{Content, EventLog, NewRecord, ReadLimit, Record, TopicSpec};
 
@@ -90,8 +93,30 @@ pub struct EmbeddedLog {
 
 #[derive(Clone)]
 struct Topic {
-    spec: TopicSpec,
+    note: TopicNote,
     partitions: Vec<Handle>,
+}
+
+/// What `topic.json` says.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct TopicNote {
+    #[serde(flatten)]
+    spec: TopicSpec,
+    /// What stands before the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beginning: Option<Beginning>,
+}
+
+impl TopicNote {
+    /// Where a partition begins.
+    fn first(&self, partition: u32) -> First {
+        match &self.beginning {
+            Some(beginning) if beginning.end(partition) > 0 => {
+                First { offset: beginning.end(partition), last_time: beginning.append_time }
+            }
+            _ => First::default(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -149,17 +174,25 @@ impl EmbeddedLog {
 
     fn open_topic(&self, name: &str) -> Result<()> {
         let path = self.directory.join(name).join(TOPIC);
-        let Some(spec) = note::read::<TopicSpec>(&path)? else {
+        let Some(note) = note::read::<TopicNote>(&path)? else {
             // Creating it was interrupted: then no partition holds a record.
             return self.refuse_records_of(name, &path);
         };
-        spec.check().map_err(|error| LogError::Damaged(format!("{}: {error}", path.display())))?;
-        if spec.name != name {
-            return Err(LogError::Damaged(format!("{}: it is that of topic {}", path.display(), spec.name)));
+        let damaged = |what: String| LogError::Damaged(format!("{}: {what}", path.display()));
+        note.spec.check().map_err(|error| damaged(error.to_string()))?;
+        if note.spec.name != name {
+            return Err(damaged(format!("it is that of topic {}", note.spec.name)));
         }
-        let partitions =
-            (0..spec.partitions).map(|partition| self.files().open(name, partition)).collect::<Result<_>>()?;
-        self.topics.write().insert(name.into(), Topic { spec, partitions });
+        let mut partitions: Vec<Handle> = Vec::new();
+        for number in 0..note.spec.partitions {
+            let handle = self.files().open(name, number)?;
+            let (start, first) = (handle.partition.bounds().start, note.first(number).offset);
+            if start < first {
+                return Err(damaged(format!("partition {number} begins at {first}, and its files begin at {start}")));
+            }
+            partitions.push(handle);
+        }
+        self.topics.write().insert(name.into(), Topic { note, partitions });
         Ok(())
     }
 
@@ -236,17 +269,18 @@ impl Files {
 
     /// Makes a topic be what `spec` says; `existing` are its partitions so far. The topic's note comes last: until then
     /// nothing has been created.
-    fn create_topic(&self, spec: &TopicSpec, mut existing: Vec<Handle>) -> Result<Vec<Handle>> {
+    fn create_topic(&self, note: &TopicNote, mut existing: Vec<Handle>) -> Result<Vec<Handle>> {
+        let spec = &note.spec;
         let directory = self.directory.join(&spec.name);
         let failed = |error: io::Error| LogError::unavailable(format!("create topic {}", spec.name), error);
         let begin = existing.len() as u32;
         for partition in begin..spec.partitions {
-            recovery::create(&self.partition_directory(&spec.name, partition), &self.options)?;
+            recovery::create(&self.partition_directory(&spec.name, partition), note.first(partition), &self.options)?;
         }
         if self.options.fsync {
             note::sync_directory(&directory).and_then(|()| note::sync_directory(&self.directory)).map_err(failed)?;
         }
-        note::write(&*self.options.host, self.options.fsync, &directory.join(TOPIC), spec).map_err(failed)?;
+        note::write(&*self.options.host, self.options.fsync, &directory.join(TOPIC), note).map_err(failed)?;
         for partition in begin..spec.partitions {
             existing.push(self.open(&spec.name, partition)?);
         }
@@ -262,25 +296,26 @@ impl EventLog for EmbeddedLog {
         let create = move || {
             // One change at a time: what is known now is still so when the topic is put in.
             let known = topics.read().get(spec.name.as_str()).cloned();
-            let existing = match known {
-                None => Vec::new(),
+            let (existing, beginning) = match known {
+                None => (Vec::new(), None),
                 Some(known) => {
-                    known.spec.check_growth(&spec)?;
-                    if known.spec == spec {
+                    known.note.spec.check_growth(&spec)?;
+                    if known.note.spec == spec {
                         return Ok(());
                     }
-                    known.partitions
+                    (known.partitions, known.note.beginning)
                 }
             };
-            let partitions = files.create_topic(&spec, existing)?;
-            topics.write().insert(spec.name.as_str().into(), Topic { spec, partitions });
+            let note = TopicNote { spec, beginning };
+            let partitions = files.create_topic(&note, existing)?;
+            topics.write().insert(note.spec.name.as_str().into(), Topic { note, partitions });
             Ok(())
         };
         self.change(format!("create topic {}", topic.name), create).await
     }
 
     async fn topics(&self) -> Result<Vec<TopicSpec>> {
-        Ok(self.topics.read().values().map(|topic| topic.spec.clone()).collect())
+        Ok(self.topics.read().values().map(|topic| topic.note.spec.clone()).collect())
     }
 
     async fn append(&self, to: &TopicPartition, records: Vec<NewRecord>) -> Result<Range<Offset>> {
@@ -311,6 +346,35 @@ impl EventLog for EmbeddedLog {
     async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()> {
         let partition = self.handle(of)?.partition;
         self.change(format!("trim {of}"), move || partition.trim(before)).await
+    }
+}
+
+#[async_trait]
+impl Beginnings for EmbeddedLog {
+    async fn begin_topic(&self, topic: &TopicSpec, imported: &[Imported]) -> Result<Beginning> {
+        beginning::check(topic, imported)?;
+        let (files, topics) = (self.files(), self.topics.clone());
+        let beginning = Beginning { append_time: self.options.host.now(), partitions: imported.to_vec() };
+        let mut note = TopicNote { spec: topic.clone(), beginning: Some(beginning.clone()) };
+        let begin = move || {
+            if let Some(known) = topics.read().get(note.spec.name.as_str()) {
+                let name = &note.spec.name;
+                let noted = known.note.beginning.as_ref().ok_or_else(|| beginning::in_use(name))?;
+                // Partitions may have been added since.
+                note.spec.partitions = note.spec.partitions.max(known.note.spec.partitions);
+                known.note.spec.check_growth(&note.spec)?;
+                noted.check_same(name, &beginning.partitions)?;
+                return Ok(noted.clone());
+            }
+            let partitions = files.create_topic(&note, Vec::new())?;
+            topics.write().insert(note.spec.name.as_str().into(), Topic { note, partitions });
+            Ok(beginning)
+        };
+        self.change(format!("create topic {}", topic.name), begin).await
+    }
+
+    async fn beginning(&self, topic: &str) -> Result<Option<Beginning>> {
+        Ok(self.topics.read().get(topic).and_then(|topic| topic.note.beginning.clone()))
     }
 }
 

@@ -21,6 +21,8 @@ use uuid::Uuid;
 use views::avro::{Record, Type};
 use views::{Source, View};
 
+pub use container::ContainerEvents;
+
 use crate::decode::resolve::Resolution;
 use crate::error::{LogError, Result};
 use json::Json;

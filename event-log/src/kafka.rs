@@ -1,6 +1,6 @@
 //! The event log on Apache Kafka: the backend of [`EventLog`] at scale.
 //!
-//! A topic here is a topic there, a partition a partition, an offset an offset. Markers are records without key and value, with the
+//! A topic here is a topic there, a partition a partition, an offset an offset (`shift` says where not). Markers are records without key and value, with the
 //! header `tidemark-marker: N`. Events may come from any producer; ours is one among them.
 //!
 //! Follow an append: [`KafkaLog`] makes sure that the partition exists (`cluster`), and hands the records to the one idempotent
@@ -28,6 +28,7 @@ mod listener;
 mod membership;
 mod options;
 mod read;
+mod shift;
 mod topics;
 
 use std::ops::Range;
@@ -45,7 +46,9 @@ use self::listener::Listener;
 pub use self::membership::{Assigned, Membership};
 pub use self::options::KafkaOptions;
 use self::read::Readers;
+use self::shift::{Shift, Shifts};
 use self::topics::{Admin, Specs};
+use crate::beginning::{Beginning, Beginnings, Imported};
 use crate::error::{LogError, Result};
 use crate::log::{EventLog, NewRecord, ReadLimit, Record, TopicSpec};
 
@@ -71,6 +74,7 @@ struct Parts {
     readers: Readers,
     admin: Admin,
     specs: tokio::sync::Mutex<Specs>,
+    shifts: Shifts,
 }
 
 impl KafkaLog {
@@ -89,6 +93,7 @@ impl KafkaLog {
             readers: Readers::new(Lanes::new(&options, &listener)),
             admin: Admin::default(),
             specs: tokio::sync::Mutex::default(),
+            shifts: Shifts::default(),
             options,
             listener,
         });
@@ -127,9 +132,10 @@ impl EventLog for KafkaLog {
     async fn append(&self, to: &TopicPartition, records: Vec<NewRecord>) -> Result<Range<Offset>> {
         let Parts { cluster, ends, appender, .. } = &*self.parts;
         cluster.check(to).await?;
+        let shift = self.parts.shift(to).await?;
         if records.is_empty() {
             let end = ends.kafka(cluster, to, Instant::now()).await?.end;
-            return Ok(end..end);
+            return shift.offsets(to, &(end..end));
         }
         let outcome = appender.append(cluster, to, records).await;
         match &outcome {
@@ -137,7 +143,7 @@ impl EventLog for KafkaLog {
             Err(LogError::NotFound(_)) => cluster.forget(&to.topic),
             Err(_) => {}
         }
-        outcome
+        shift.offsets(to, &outcome?)
     }
 
     async fn read(&self, of: &TopicPartition, from: Offset, limit: ReadLimit) -> Result<Vec<Record>> {
@@ -146,15 +152,55 @@ impl EventLog for KafkaLog {
         if limit.records == 0 {
             return Ok(Vec::new());
         }
-        readers.read(cluster, ends, of, from, limit).await
+        let shift = self.parts.shift(of).await?;
+        let first = shift.first;
+        let from = shift.to_kafka(from).ok_or_else(|| {
+            LogError::Invalid(format!(
+                "{of}: offset {from} is not in the log, which begins at {first}, after imported events"
+            ))
+        })?;
+        let records = readers.read(cluster, ends, of, from, limit).await.map_err(|error| shift.explain(error))?;
+        shift.records(of, records)
     }
 
     async fn bounds(&self, topic: &str) -> Result<Vec<Range<Offset>>> {
-        self.parts.ends.bounds(&self.parts.cluster, topic).await
+        let bounds = self.parts.ends.bounds(&self.parts.cluster, topic).await?;
+        let topic: Arc<str> = topic.into();
+        let mut shifted = Vec::with_capacity(bounds.len());
+        for (partition, kept) in (0u32..).zip(&bounds) {
+            let of = TopicPartition { topic: topic.clone(), partition };
+            shifted.push(self.parts.shift(&of).await?.offsets(&of, kept)?);
+        }
+        Ok(shifted)
     }
 
     async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()> {
         self.parts.cluster.check(of).await?;
+        // Nothing in Kafka comes before the log.
+        let Some(before) = self.parts.shift(of).await?.to_kafka(before) else { return Ok(()) };
         self.parts.trim(of, before).await
+    }
+}
+
+#[async_trait]
+impl Beginnings for KafkaLog {
+    async fn begin_topic(&self, topic: &TopicSpec, imported: &[Imported]) -> Result<Beginning> {
+        self.parts.begin_topic(topic, imported).await
+    }
+
+    async fn beginning(&self, topic: &str) -> Result<Option<Beginning>> {
+        self.parts.beginning(topic).await
+    }
+}
+
+impl Parts {
+    /// How offsets of a partition are shifted.
+    async fn shift(&self, of: &TopicPartition) -> Result<Shift> {
+        if let Some(known) = self.shifts.get(of) {
+            return Ok(known);
+        }
+        // Somebody may have created the topic since; until somebody does, it is as Kafka has it.
+        self.read_specs().await?;
+        Ok(self.shifts.get(of).unwrap_or_default())
     }
 }

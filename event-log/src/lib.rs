@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod archiver;
+pub mod beginning;
 pub mod conformance;
 pub mod dead_letter;
 pub mod decode;
@@ -13,6 +14,7 @@ pub mod encode;
 pub mod error;
 pub mod faults;
 pub mod faulty_objects;
+pub mod import;
 pub mod kafka;
 pub mod log;
 pub mod pace;
@@ -20,6 +22,7 @@ pub mod prefixed;
 pub mod registry;
 pub mod tiered;
 
+pub use beginning::{Beginning, Beginnings, Imported};
 pub use embedded::{EmbeddedLog, EmbeddedOptions};
 pub use error::LogError;
 pub use faults::{FaultyLog, LogFaults};

@@ -8,19 +8,20 @@ use async_trait::async_trait;
 use views::avro::Record as AvroRecord;
 use views::{Offset, TopicPartition};
 
+use crate::beginning::{Beginning, Beginnings, Imported};
 use crate::error::{LogError, Result};
 use crate::log::{EventLog, NewRecord, ReadLimit, Record, TopicSpec};
 use crate::registry::{SchemaRegistry, SubjectNameStrategy};
 
 /// A log in which every topic's name begins with the same.
-pub struct PrefixedTopics {
-    log: Arc<dyn EventLog>,
+pub struct PrefixedTopics<L: ?Sized> {
+    log: Arc<L>,
     prefix: String,
 }
 
-impl PrefixedTopics {
+impl<L: ?Sized> PrefixedTopics<L> {
     /// The topics of `log` whose names begin with `prefix`, without it.
-    pub fn new(log: Arc<dyn EventLog>, prefix: impl Into<String>) -> Self {
+    pub fn new(log: Arc<L>, prefix: impl Into<String>) -> Self {
         Self { log, prefix: prefix.into() }
     }
 
@@ -34,7 +35,7 @@ impl PrefixedTopics {
 }
 
 #[async_trait]
-impl EventLog for PrefixedTopics {
+impl<L: EventLog + ?Sized> EventLog for PrefixedTopics<L> {
     async fn create_topic(&self, topic: &TopicSpec) -> Result<()> {
         self.log.create_topic(&TopicSpec { name: self.name(&topic.name), ..topic.clone() }).await
     }
@@ -59,6 +60,18 @@ impl EventLog for PrefixedTopics {
 
     async fn trim(&self, of: &TopicPartition, before: Offset) -> Result<()> {
         self.log.trim(&self.place(of), before).await
+    }
+}
+
+#[async_trait]
+impl<L: Beginnings + ?Sized> Beginnings for PrefixedTopics<L> {
+    async fn begin_topic(&self, topic: &TopicSpec, imported: &[Imported]) -> Result<Beginning> {
+        let topic = TopicSpec { name: self.name(&topic.name), ..topic.clone() };
+        self.log.begin_topic(&topic, imported).await
+    }
+
+    async fn beginning(&self, topic: &str) -> Result<Option<Beginning>> {
+        self.log.beginning(&self.name(topic)).await
     }
 }
 

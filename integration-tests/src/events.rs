@@ -172,3 +172,34 @@ pub fn column(field: &Field, events: &[Placed]) -> ArrayRef {
 fn timestamps(times: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("+00:00"))
 }
+
+/// A container file with these datums in these blocks.
+pub fn container(schema: &str, blocks: &[&[&[u8]]]) -> Vec<u8> {
+    const SYNC: &[u8; 16] = b"tidemark's tests";
+    let mut file = b"Obj\x01".to_vec();
+    put_long(&mut file, 1);
+    put_bytes(&mut file, b"avro.schema");
+    put_bytes(&mut file, schema.as_bytes());
+    put_long(&mut file, 0);
+    file.extend_from_slice(SYNC);
+    for block in blocks {
+        put_long(&mut file, block.len());
+        put_bytes(&mut file, &block.concat());
+        file.extend_from_slice(SYNC);
+    }
+    file
+}
+
+fn put_bytes(file: &mut Vec<u8>, bytes: &[u8]) {
+    put_long(file, bytes.len());
+    file.extend_from_slice(bytes);
+}
+
+fn put_long(file: &mut Vec<u8>, number: usize) {
+    let mut rest = number * 2;
+    while rest >= 0x80 {
+        file.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    file.push(rest as u8);
+}

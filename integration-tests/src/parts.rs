@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use event_log::embedded::{Host, Machine};
 use event_log::registry::{EmbeddedRegistry, SchemaRegistry};
-use event_log::{EmbeddedLog, EmbeddedOptions, EventLog};
+use event_log::{Beginnings, EmbeddedLog, EmbeddedOptions, EventLog};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tidemark::backends::Backends;
+use tidemark::backends::{self, Backends};
 use tidemark::settings::Settings;
 use view_store::{EmbeddedStore, ViewStore};
 
@@ -39,12 +39,25 @@ pub struct Ports {
     pub store: Arc<dyn ViewStore>,
 }
 
+/// The ports of an import.
+pub struct Truth {
+    /// The event log.
+    pub log: Arc<dyn Beginnings>,
+    /// The schemas.
+    pub registry: Arc<dyn SchemaRegistry>,
+    /// Where the archive is.
+    pub objects: Arc<dyn ObjectStore>,
+}
+
 /// A kind of parts.
 #[async_trait]
 pub trait Parts: Send + Sync {
     /// Opens everything, as a process does that starts. What was there before is there again. Waits until what an earlier
     /// process of the same parts held is free.
     async fn open(&self) -> Ports;
+
+    /// Opens what an import works on, while nothing else of these parts is open.
+    async fn open_truth(&self) -> Truth;
 
     /// Removes the states while nothing is open: they are derived data.
     async fn lose_states(&self);
@@ -145,6 +158,19 @@ pub fn temporary_folder() -> TempDir {
 #[async_trait]
 impl Parts for EmbeddedParts {
     async fn open(&self) -> Ports {
+        let Truth { log, registry, objects } = self.open_truth().await;
+        let small = view_store::EmbeddedOptions {
+            cache_bytes: 4 << 20,
+            write_buffer_bytes: 8 << 20,
+            memtable_bytes: 4 << 20,
+            workers: 1,
+            ..Default::default()
+        };
+        let store = when_free("the view store", || EmbeddedStore::open(&self.views(), small.clone())).await;
+        Ports { log, registry, objects, store: Arc::new(store) }
+    }
+
+    async fn open_truth(&self) -> Truth {
         let folder = self.folder.path();
         let options = EmbeddedOptions {
             fsync: false,
@@ -157,15 +183,7 @@ impl Parts for EmbeddedParts {
         let archive = folder.join("archive");
         std::fs::create_dir_all(&archive).expect("a folder for the archive");
         let objects = LocalFileSystem::new_with_prefix(&archive).expect("the archive's folder");
-        let small = view_store::EmbeddedOptions {
-            cache_bytes: 4 << 20,
-            write_buffer_bytes: 8 << 20,
-            memtable_bytes: 4 << 20,
-            workers: 1,
-            ..Default::default()
-        };
-        let store = when_free("the view store", || EmbeddedStore::open(&self.views(), small.clone())).await;
-        Ports { log: Arc::new(log), registry: Arc::new(registry), objects: Arc::new(objects), store: Arc::new(store) }
+        Truth { log: Arc::new(log), registry: Arc::new(registry), objects: Arc::new(objects) }
     }
 
     async fn lose_states(&self) {
@@ -214,6 +232,12 @@ impl Parts for ServerParts {
         let settings = self.settings.lock().clone();
         let opened = Backends::open(&settings).await.unwrap_or_else(|failure| panic!("{}", failure.message));
         Ports { log: opened.log, registry: opened.registry, objects: opened.objects, store: opened.store }
+    }
+
+    async fn open_truth(&self) -> Truth {
+        let settings = self.settings.lock().clone();
+        let opened = backends::Truth::open(&settings).await.unwrap_or_else(|failure| panic!("{}", failure.message));
+        Truth { log: opened.log, registry: opened.registry, objects: opened.archive.objects() }
     }
 
     async fn lose_states(&self) {

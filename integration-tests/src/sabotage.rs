@@ -24,7 +24,7 @@ use view_store::store::{Origin, StateRows};
 use view_store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 use views::{Offset, Published, SegmentId, TopicPartition, View};
 
-use crate::parts::{Clock, EmbeddedParts, Parts, Ports};
+use crate::parts::{Clock, EmbeddedParts, Parts, Ports, Truth};
 
 /// A promise to break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,10 @@ impl Parts for SabotagedParts {
             }
         }
         ports
+    }
+
+    async fn open_truth(&self) -> Truth {
+        self.parts.open_truth().await
     }
 
     async fn lose_states(&self) {

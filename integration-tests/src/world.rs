@@ -16,11 +16,12 @@ use arrow::record_batch::RecordBatch;
 use batch_layer::{BatchError, BatchLayer, NoProgress, RunReport};
 use event_log::archive::Archive;
 use event_log::archiver::{Archiver, ArchiverOptions};
-use event_log::encode::{EventEncoder, partition_for, value_subject};
+use event_log::encode::{EncodedEvent, EventEncoder, Rejection, partition_for, value_subject};
 use event_log::faulty_objects::{FaultyObjects, ObjectFaults};
+use event_log::import::Spool;
 use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
-use event_log::{Content, EventLog, FaultyLog, LogError, LogFaults, TopicSpec};
+use event_log::{Content, EventLog, FaultyLog, LogError, LogFaults, TopicSpec, import};
 use futures::StreamExt as _;
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -343,19 +344,9 @@ impl World {
         events: &[Arc<Event>],
     ) -> Vec<(TopicPartition, Vec<Content>, Result<Range<Offset>, LogError>)> {
         let partitions = self.running().plain.log.bounds(topic).await.expect("the topic").len() as u32;
-        let source = self.application.source(topic).expect("a source").clone();
-        if !self.encoders.contains_key(&version) {
-            let schema = crate::events::schema(version);
-            let id = self.running().plain.registry.register(&value_subject(topic), &schema).await.expect("the schema");
-            let source = views::Source { avro: schema.into(), ..source.as_ref().clone() };
-            self.encoders.insert(version, EventEncoder::new(&source, id).expect("an encoder"));
-        }
+        let registry = self.running().plain.registry.clone();
         let mut parts: BTreeMap<u32, Vec<Content>> = BTreeMap::new();
-        for event in events {
-            let json = event.json();
-            let encoded = self.encoders[&version].json(&json);
-            let encoded = encoded.unwrap_or_else(|no| panic!("{}: {}", no.reason, String::from_utf8_lossy(&json)));
-            self.truth.sends(&encoded.value, event.clone());
+        for encoded in self.encode(registry.as_ref(), topic, version, events).await {
             let partition = encoded.key.as_ref().map_or(spare % partitions, |key| partition_for(key, partitions));
             parts.entry(partition).or_default().push(Content::Event { key: encoded.key, value: encoded.value });
         }
@@ -366,6 +357,90 @@ impl World {
             outcomes.push((partition, records, outcome));
         }
         outcomes
+    }
+
+    /// Encodes events, and tells the truth about them.
+    async fn encode(
+        &mut self,
+        registry: &dyn SchemaRegistry,
+        topic: &str,
+        version: u32,
+        events: &[Arc<Event>],
+    ) -> Vec<EncodedEvent> {
+        if !self.encoders.contains_key(&version) {
+            let schema = crate::events::schema(version);
+            let id = registry.register(&value_subject(topic), &schema).await.expect("the schema");
+            let source = self.application.source(topic).expect("a source");
+            let source = views::Source { avro: schema.into(), ..source.as_ref().clone() };
+            self.encoders.insert(version, EventEncoder::new(&source, id).expect("an encoder"));
+        }
+        let mut all = Vec::with_capacity(events.len());
+        for event in events {
+            let json = event.json();
+            let encoded = self.encoders[&version].json(&json);
+            let encoded = encoded.unwrap_or_else(|no| panic!("{}: {}", no.reason, String::from_utf8_lossy(&json)));
+            self.truth.sends(&encoded.value, event.clone());
+            all.push(encoded);
+        }
+        all
+    }
+
+    /// Imports events, written with version `version` of the schema, before the topic's first: as the command does, from a
+    /// container file. It is broken off a few times on the way.
+    ///
+    /// # Panics
+    ///
+    /// When something runs, or the events are refused.
+    pub async fn import(&mut self, topic: &str, version: u32, events: &[Arc<Event>], random: &mut StdRng) {
+        assert!(self.running.is_none(), "an import is on its own");
+        let source = self.application.source(topic).expect("a source").clone();
+        loop {
+            let crate::parts::Truth { log, registry, objects } = self.parts.open_truth().await;
+            let archive = Archive::new(objects, "");
+            let encoded = self.encode(registry.as_ref(), topic, version, events).await;
+            let datums: Vec<&[u8]> = encoded.iter().map(|event| &event.value[5..]).collect();
+            let blocks: Vec<&[&[u8]]> = datums.chunks(7).collect();
+            let file = crate::events::container(&crate::events::schema(version), &blocks);
+            let encoder = &self.encoders[&version];
+            let mut file = encoder.open_container(&file[..], registry.as_ref()).await.expect("a container");
+            let mut spool = Spool::new(&self.parts.scratch().join("import"), source.partitions).expect("a spool");
+            let mut keyless = 0;
+            let take = |event: Result<EncodedEvent, Rejection>, keyless: u32, spool: &mut Spool| {
+                let event = event.unwrap_or_else(|no| panic!("{}", no.reason));
+                let key = event.key.as_ref();
+                let partition = key.map_or(keyless % source.partitions, |key| partition_for(key, source.partitions));
+                spool.push(partition, &event).expect("put aside");
+            };
+            while file.next_block(encoder, |event| take(event, keyless, &mut spool)).expect("a block").is_some() {
+                keyless += 1;
+            }
+            let spooled = spool.finish().expect("put aside");
+            let (partitions, segment_records) = (source.partitions, source.segment_records);
+            let spec = TopicSpec { name: topic.to_owned(), partitions, segment_records };
+            let beginning = log.begin_topic(&spec, &spooled.imported()).await.expect("a beginning");
+            for number in 0..partitions {
+                if random.random_bool(0.2) {
+                    break;
+                }
+                let of = TopicPartition::new(topic, number);
+                let done = Arc::default();
+                let put = import::put_segments(
+                    &archive,
+                    registry.as_ref(),
+                    &of,
+                    segment_records,
+                    &beginning,
+                    &spooled,
+                    &done,
+                );
+                put.await.expect("segments");
+            }
+            match import::check_complete(&archive, topic, &beginning).await {
+                Ok(()) => return,
+                Err(LogError::Hole(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Appends records that are ready. Also the way to deliver some again.

@@ -9,7 +9,7 @@ use event_log::durable_files::DurableFiles;
 use event_log::kafka::{Assigned, Membership};
 use event_log::prefixed::{NamedSubjects, PrefixedTopics};
 use event_log::registry::{ConfluentOptions, ConfluentRegistry, EmbeddedRegistry, SchemaRegistry, SubjectNameStrategy};
-use event_log::{EmbeddedLog, EmbeddedOptions, EventLog, KafkaLog, KafkaOptions, LogError};
+use event_log::{Beginnings, EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogError};
 use object_store::ObjectStore;
 use tokio::sync::watch;
 use view_store::embedded::EmbeddedStore;
@@ -23,7 +23,9 @@ use crate::settings::{LogKind, Registry, Settings, StoreKind, Subjects};
 /// The opened parts.
 pub struct Backends {
     /// The event log by itself, without its archived beginning.
-    pub log: Arc<dyn EventLog>,
+    pub log: Arc<dyn Beginnings>,
+    /// The same, when it is Kafka: with the names and offsets that topics have there.
+    pub kafka: Option<Arc<KafkaLog>>,
     /// The schemas.
     pub registry: Arc<dyn SchemaRegistry>,
     /// The sealed segments.
@@ -44,10 +46,7 @@ impl Backends {
     /// The first part that cannot be had.
     pub async fn open(settings: &Settings) -> Result<Self> {
         let data = &settings.data;
-        std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
-        let log = open_log(settings).await?;
-        let registry = open_registry(settings).await?;
-        let archive = Arc::new(open_archive(settings).await?);
+        let Truth { log, kafka, registry, archive } = Truth::open(settings).await?;
         let (store, embedded_store): (Arc<dyn ViewStore>, _) = match settings.store.kind {
             StoreKind::Embedded => {
                 let store = open_store(&data.join("views"), settings.store.cache.0)?;
@@ -58,7 +57,35 @@ impl Backends {
                 (Arc::new(store.context("view store")?), None)
             }
         };
-        Ok(Self { log, registry, objects: archive.objects(), archive, store, embedded_store })
+        Ok(Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store })
+    }
+}
+
+/// The parts that nothing can be rebuilt without: all that an import needs.
+pub struct Truth {
+    /// The event log by itself.
+    pub log: Arc<dyn Beginnings>,
+    /// The same, when it is Kafka.
+    pub kafka: Option<Arc<KafkaLog>>,
+    /// The schemas.
+    pub registry: Arc<dyn SchemaRegistry>,
+    /// The sealed segments.
+    pub archive: Arc<Archive>,
+}
+
+impl Truth {
+    /// Opens or connects to them. What fails names its setting.
+    ///
+    /// # Errors
+    ///
+    /// The first part that cannot be had.
+    pub async fn open(settings: &Settings) -> Result<Self> {
+        let data = &settings.data;
+        std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
+        let (log, kafka) = open_log(settings).await?;
+        let registry = open_registry(settings).await?;
+        let archive = Arc::new(open_archive(settings).await?);
+        Ok(Self { log, kafka, registry, archive })
     }
 }
 
@@ -74,10 +101,10 @@ impl Share {
     /// # Errors
     ///
     /// When the settings cannot be. That no broker answers now is none.
-    pub fn join(settings: &Settings, topics: &[String]) -> Result<Self> {
+    pub fn join(settings: &Settings, kafka: &KafkaLog, topics: &[String]) -> Result<Self> {
         let prefix = settings.log.topic_prefix.clone();
         let topics: Vec<String> = topics.iter().map(|topic| format!("{prefix}{topic}")).collect();
-        let membership = Membership::join(&kafka_options(settings)?, &settings.log.group, &topics);
+        let membership = Membership::join(kafka, &settings.log.group, &topics);
         Ok(Self { membership: membership.context("event log")?, prefix })
     }
 
@@ -132,11 +159,15 @@ pub fn must_be_shared(settings: &Settings, role: &str) -> Result {
     )))
 }
 
-async fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
+async fn open_log(settings: &Settings) -> Result<(Arc<dyn Beginnings>, Option<Arc<KafkaLog>>)> {
     if settings.log.kind == LogKind::Kafka {
-        let log: Arc<dyn EventLog> = Arc::new(KafkaLog::connect(kafka_options(settings)?).await.context("event log")?);
+        let kafka = Arc::new(KafkaLog::connect(kafka_options(settings)?).await.context("event log")?);
         let prefix = &settings.log.topic_prefix;
-        return Ok(if prefix.is_empty() { log } else { Arc::new(PrefixedTopics::new(log, prefix)) });
+        let log: Arc<dyn Beginnings> = match prefix.as_str() {
+            "" => kafka.clone(),
+            prefix => Arc::new(PrefixedTopics::new(kafka.clone(), prefix)),
+        };
+        return Ok((log, Some(kafka)));
     }
     let options = EmbeddedOptions {
         fsync: settings.log.fsync,
@@ -144,7 +175,8 @@ async fn open_log(settings: &Settings) -> Result<Arc<dyn EventLog>> {
         ..EmbeddedOptions::default()
     };
     let data = &settings.data;
-    Ok(Arc::new(EmbeddedLog::open(data.join("log"), options).map_err(|error| not_opened(data, &error))?))
+    let log = EmbeddedLog::open(data.join("log"), options).map_err(|error| not_opened(data, &error))?;
+    Ok((Arc::new(log), None))
 }
 
 fn kafka_options(settings: &Settings) -> Result<KafkaOptions> {

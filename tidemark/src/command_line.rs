@@ -11,6 +11,7 @@ use crate::application::{self, Folder};
 use crate::client::{Client, DEFAULT_SERVER};
 use crate::demo::Demo;
 use crate::failure::{Context as _, Failure, Result};
+use crate::import::{self, Import};
 use crate::input::Format;
 use crate::load::Load;
 use crate::query::Query;
@@ -29,6 +30,7 @@ Examples:
   tidemark demo                                        made-up traffic, live views
   tidemark run --app schemas/clickstream               the same with your own events
   tidemark load clicks events.jsonl more.csv.gz        load files
+  tidemark import clicks 2025.avro --app DIR           older events, before a new topic's first
   tidemark query page_views url=/cart --last 1h        ask
   tidemark verify                                      recompute from the log and compare
 
@@ -120,6 +122,45 @@ Examples:
         app: Option<PathBuf>,
         #[command(flatten)]
         server: ServerArg,
+    },
+    /// Put a topic's older events, from Avro files, before everything that its log will ever hold
+    #[command(after_help = "\
+For a topic that is new to Tidemark and has a history: an export, say, of what Kafka has let go of. Its events become the first segments \
+of the archive, with the offsets from 0 on, and the log goes on after them: the first event that is appended, or the first one that the \
+Kafka topic still has, comes right after the last imported one. `_offset` and every other offset count so; Kafka's own tools show \
+Kafka's offsets. The imported records have one append time, that of the import or of the first record after them, so the \
+source should name its event_time.
+
+Works on the log and the archive themselves, as the settings name them: with the embedded log, stop `tidemark run` first. The topic must \
+not have been used by Tidemark before; append to one that was with `tidemark load`.
+
+Every file is read and checked before anything is changed. Files are Avro containers, packed by gzip or not, the oldest events first; the \
+key chooses an event's partition. What is no event of the source goes to the topic's dead letters, as with `load`; exit 1 if there was \
+any. If it is broken off, run the same command again: it goes on, and nothing counts twice. Until it is done, `tidemark run` does not \
+start.
+
+Examples:
+  tidemark import clicks 2024.avro 2025.avro --app schemas/clickstream
+  tidemark import clicks /backup/clicks/*.avro --app schemas/clickstream --data /var/lib/tidemark
+  tidemark import clicks /backup/clicks/*.avro --app schemas/clickstream --config cluster.toml --json")]
+    Import {
+        /// The topic: the name of a source
+        topic: String,
+        /// Avro container files, the oldest events first
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The application folder: *.avsc, *.sql, tidemark.toml
+        #[arg(long, value_name = "DIR")]
+        app: PathBuf,
+        /// Settings on top of the application's own
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Where all state is kept [default: ./data]
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// The outcome as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Look up rows of a view
     #[command(after_help = "\
@@ -434,6 +475,12 @@ impl Command {
                 let more = loaded.rejected - loaded.shown.len() as u64;
                 let more = if more > 0 { format!("\n… and {more} more") } else { String::new() };
                 Err(Failure::new(format!("rejected:\n{}{more}", loaded.shown.join("\n"))))
+            }
+            Self::Import { topic, files, app, config, data, json } => {
+                let folder = Folder::read(&app)?;
+                let places = SettingsArgs { config, data, listen: None };
+                let settings = places.effective(Some(&folder))?.settings;
+                import::run(&Import { topic, files }, &folder, &settings, json).await
             }
             Self::Query { query, server } => query.run(&Client::new(&server.server)).await,
             Self::Batch { command: Some(BatchCommand::Run { full, server }), .. } => {

@@ -16,6 +16,7 @@ pub mod elsewhere;
 pub mod failure;
 mod following;
 pub mod generator;
+pub mod import;
 pub mod input;
 pub mod load;
 pub mod metrics;

@@ -27,7 +27,7 @@ use crate::input::{Format, Input, Piece, Pieces};
 const REQUEST_BYTES: usize = 1 << 20;
 
 /// How many rejected events are shown.
-const SHOWN: usize = 10;
+pub(crate) const SHOWN: usize = 10;
 
 /// What to load, and how.
 #[derive(Debug, Clone)]
@@ -291,7 +291,7 @@ fn put_together(mut pieces: Pieces, mut skip: u64, batch: usize, to: &mpsc::Send
     Ok(())
 }
 
-fn progress_bar(name: &str, size: Option<u64>) -> ProgressBar {
+pub(crate) fn progress_bar(name: &str, size: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -20,7 +20,7 @@ use event_log::archiver::{Archiver, ArchiverOptions};
 use event_log::dead_letter;
 use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
-use event_log::{EventLog, TopicSpec};
+use event_log::{Beginnings, EventLog, LogError, TopicSpec, import};
 use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
 use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,14 +105,18 @@ impl Running {
             return Err(crate::failure::Failure::usage(missing));
         }
         let backends = Backends::open(&settings).await?;
-        let Backends { log: local, registry, archive, store, embedded_store: embedded, .. } = backends;
+        let Backends { log: local, kafka, registry, archive, store, embedded_store: embedded, .. } = backends;
+        refuse_broken_import(local.as_ref(), &archive, &application).await?;
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
         let log: Arc<dyn EventLog> = watched.clone();
         refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings).await?;
 
         let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
-        let share = if role == Role::Speed { Some(Arc::new(Share::join(&settings, &names)?)) } else { None };
+        let share = match &kafka {
+            Some(kafka) if role == Role::Speed => Some(Arc::new(Share::join(&settings, kafka, &names)?)),
+            _ => None,
+        };
         let following = share.as_ref().map(|share| Following::start(share, &application, store.clone(), log.clone()));
         let archiving = role.archives().then(|| start_archiver(&application, topics, local, &archive, &registry));
         let speed = match role.keeps_deltas() {
@@ -529,6 +533,20 @@ async fn create_topics(
         topics.push(topic);
     }
     Ok(topics)
+}
+
+/// Refuses to start on a topic whose import was broken off: its first events are not there, and nobody could get past that.
+async fn refuse_broken_import(log: &dyn Beginnings, archive: &Archive, application: &Application) -> Result {
+    for source in &application.sources {
+        let Some(beginning) = log.beginning(&source.name).await.context("event log")? else { continue };
+        match import::check_complete(archive, &source.name, &beginning).await {
+            Ok(()) => {}
+            // Whoever needs the archive asks again, and says so.
+            Err(error @ LogError::Unavailable { .. }) => tracing::warn!(topic = %source.name, %error, "the archive"),
+            Err(error) => return Err(Failure::new(format!("archive: {error}"))),
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to start when views have folded records that the log does not have any more. To the log, damage at its very end looks

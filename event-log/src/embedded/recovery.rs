@@ -85,21 +85,50 @@ pub fn open(directory: &Path, options: &EmbeddedOptions) -> Result<Recovered> {
     Ok(Recovered { files, active, length: tail.length, next: tail.next, last_time: tail.last_time, ends })
 }
 
-/// Creates an empty partition, or finishes creating one; one that is there is left alone.
-pub fn create(directory: &Path, options: &EmbeddedOptions) -> Result<()> {
+/// Where a new partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct First {
+    /// The offset of its first record.
+    pub offset: Offset,
+    /// The append time of the last record before that one; the lowest when there is none.
+    pub last_time: i64,
+}
+
+impl Default for First {
+    fn default() -> Self {
+        Self { offset: 0, last_time: i64::MIN }
+    }
+}
+
+/// Creates an empty partition, or finishes creating one; one that is there is left alone. One that begins elsewhere is what an attempt
+/// to create the topic in another way left, when it was interrupted before there was a topic: it is created anew.
+pub fn create(directory: &Path, first: First, options: &EmbeddedOptions) -> Result<()> {
     let failed = |error: io::Error| LogError::unavailable(format!("create {}", directory.display()), error);
     fs::create_dir_all(directory).map_err(failed)?;
     let note_path = directory.join(ENDS);
-    if note::read::<Ends>(&note_path)?.is_some() {
+    let there = note::read::<Ends>(&note_path)?;
+    if there.is_some_and(|ends| ends.start == first.offset && first == First::default()) {
         return Ok(());
     }
     // The note comes last, so without it there is at most a first file without a record.
     if let Some(path) = holding_records(directory).map_err(failed)? {
-        return Err(LogError::Damaged(format!("{} is missing, but {} is there", note_path.display(), path.display())));
+        let why = match there {
+            None => format!("{} is missing, but {} is there", note_path.display(), path.display()),
+            Some(_) => format!("{} holds records, and its topic is not there", path.display()),
+        };
+        return Err(LogError::Damaged(why));
     }
-    let header = Header { salt: options.host.salt(), base: 0, previous: None, last_time: i64::MIN };
+    if there.is_some() {
+        // First the note: without it there is nothing.
+        fs::remove_file(&note_path).map_err(failed)?;
+    }
+    for base in bases(directory).map_err(failed)? {
+        fs::remove_file(file::path(directory, base)).map_err(failed)?;
+    }
+    let First { offset, last_time } = first;
+    let header = Header { salt: options.host.salt(), base: offset, previous: None, last_time };
     begin_file(directory, &header, options).map_err(failed)?;
-    let ends = Ends { start: 0, file: 0, committed: HEADER as u64 };
+    let ends = Ends { start: offset, file: offset, committed: HEADER as u64 };
     note::write(&*options.host, options.fsync, &note_path, ends).map_err(failed)
 }
 

@@ -17,9 +17,11 @@ use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::watch;
 use views::{Offset, TopicPartition};
 
+use super::KafkaLog;
 use super::lanes::position;
 use super::listener::Listener;
-use super::options::{KafkaOptions, Role, refused};
+use super::options::{Role, refused};
+use super::shift::Shifts;
 use crate::error::{LogError, Result};
 
 /// How long a member may take to notice that it is to leave.
@@ -37,23 +39,23 @@ pub struct Assigned {
 /// A membership in a consumer group. Dropping it leaves the group too, a moment later.
 pub struct Membership {
     consumer: Arc<BaseConsumer<Member>>,
+    shifts: Shifts,
     assigned: watch::Receiver<Assigned>,
     leave: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Membership {
-    /// Joins a group whose members share the partitions of these topics. Returns at once: partitions come by and by, also those that are
-    /// added later. Topics that do not exist yet count once they do.
+    /// Joins a group in the log's cluster whose members share the partitions of these topics. Returns at once: partitions come by and by,
+    /// also those that are added later. Topics that do not exist yet count once they do.
     ///
     /// # Errors
     ///
     /// `Invalid` for settings that cannot be. Brokers that are away are no reason not to join.
-    pub fn join(options: &KafkaOptions, group: &str, topics: &[String]) -> Result<Self> {
-        options.check()?;
+    pub fn join(log: &KafkaLog, group: &str, topics: &[String]) -> Result<Self> {
         let (assigned, receiver) = watch::channel(Assigned::default());
         let member = Member { listener: Listener::default(), assigned };
-        let config = options.config(Role::Member(group));
+        let config = log.parts.options.config(Role::Member(group));
         let consumer: BaseConsumer<Member> = BaseConsumer::from_config_and_context(&config, member).map_err(refused)?;
         let consumer = Arc::new(consumer);
         let failed = |error: KafkaError| LogError::unavailable(format!("join group {group}"), error);
@@ -72,7 +74,7 @@ impl Membership {
             drop(polled);
         });
         let thread = thread.map_err(|error| LogError::unavailable(format!("join group {group}"), error))?;
-        Ok(Self { consumer, assigned: receiver, leave, thread: Some(thread) })
+        Ok(Self { consumer, shifts: log.parts.shifts.clone(), assigned: receiver, leave, thread: Some(thread) })
     }
 
     /// The partitions that are this member's own now.
@@ -83,6 +85,9 @@ impl Membership {
     /// Tells Kafka how far the group is, for its own tools. Returns at once; nothing relies on its success.
     pub fn commit(&self, of: &TopicPartition, next: Offset) {
         let mut place = TopicPartitionList::with_capacity(1);
+        // Kafka's tools count as Kafka does; who is still in what was imported has all of it ahead.
+        let shift = self.shifts.get(of).unwrap_or_default();
+        let next = shift.to_kafka(next).unwrap_or(shift.kafka);
         let Ok(next) = position(of, next) else { return };
         let added = place.add_partition_offset(&of.topic, of.partition as i32, At::Offset(next));
         if let Err(error) = added.and_then(|()| self.consumer.commit(&place, CommitMode::Async)) {

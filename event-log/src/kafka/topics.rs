@@ -2,7 +2,8 @@
 //!
 //! Kafka has no place for a topic's `segment_records`, and every process must see the same number for ever. So it is a record of
 //! the internal topic `_tidemark_topics`, under the topic's name. The first record of a name counts: whoever
-//! appends one reads to the end afterwards and takes what came first.
+//! appends one reads to the end afterwards and takes what came first. The same record holds a topic's beginning, and where each
+//! partition was in Kafka when it was noted (see [`super::shift`]).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,7 +23,9 @@ use super::cluster::TopicNow;
 use super::lanes::position;
 use super::listener::Listener;
 use super::options::{LARGEST_BATCH, Role, refused};
+use super::shift::Shift;
 use super::{KafkaOptions, Parts};
+use crate::beginning::{self, Beginning, Imported};
 use crate::error::{LogError, Result};
 use crate::log::{Content, ReadLimit, TopicSpec};
 
@@ -33,16 +36,63 @@ const SHORTEST_RETENTION_MS: i64 = 3_600_000;
 /// How long Kafka may take to create and to delete.
 const ADMIN: Duration = Duration::from_secs(15);
 
-/// The value of a record in the internal topic.
-#[derive(Debug, Serialize, Deserialize)]
-struct SpecRecord {
+/// The value of a record in the internal topic. One with a beginning looks other than those without: a version that knows only these
+/// must not take it for one of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub(super) enum SpecRecord {
+    Begun { begun: Begun },
+    Plain { segment_records: u64 },
+}
+
+/// A topic with a beginning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Begun {
     segment_records: u64,
+    append_time: i64,
+    partitions: Vec<BegunPartition>,
+}
+
+/// What stands before one partition of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BegunPartition {
+    events: u64,
+    crc32: u32,
+    /// The first offset that Kafka had then: the log begins with it.
+    kafka: Offset,
+}
+
+impl SpecRecord {
+    fn segment_records(&self) -> u64 {
+        match self {
+            Self::Begun { begun } => begun.segment_records,
+            Self::Plain { segment_records } => *segment_records,
+        }
+    }
+
+    fn beginning(&self) -> Option<Beginning> {
+        let Self::Begun { begun } = self else { return None };
+        let imported = |it: &BegunPartition| Imported { events: it.events, crc32: it.crc32 };
+        Some(Beginning { append_time: begun.append_time, partitions: begun.partitions.iter().map(imported).collect() })
+    }
+
+    fn shifts(&self) -> Vec<Shift> {
+        let Self::Begun { begun } = self else { return Vec::new() };
+        let shift = |it: &BegunPartition| {
+            let first = Imported { events: it.events, crc32: it.crc32 }.end();
+            let not_before = if first > 0 { begun.append_time } else { 0 };
+            Shift { first, kafka: it.kafka, not_before }
+        };
+        begun.partitions.iter().map(shift).collect()
+    }
 }
 
 /// What has been read of the internal topic.
 #[derive(Debug, Default)]
 pub(super) struct Specs {
-    segment_records: BTreeMap<String, u64>,
+    topics: BTreeMap<String, SpecRecord>,
     next: Offset,
 }
 
@@ -69,18 +119,26 @@ impl Parts {
             self.check_settings(now).await?;
         }
         // First what may be refused, so that a refused change changes nothing.
-        let known = self.read_specs().await?.get(&wanted.name).copied();
+        let known = self.read_specs().await?.get(&wanted.name).map(SpecRecord::segment_records);
         if let Some(now) = &found {
             let segment_records = known.unwrap_or(wanted.segment_records);
             now.spec(segment_records).check_growth(wanted)?;
         }
         let segment_records = match known {
             Some(known) => known,
-            None => self.note_spec(wanted).await?,
+            None => {
+                let plain = SpecRecord::Plain { segment_records: wanted.segment_records };
+                self.note_spec(&wanted.name, &plain).await?.segment_records()
+            }
         };
         if segment_records != wanted.segment_records {
             TopicSpec { segment_records, ..wanted.clone() }.check_growth(wanted)?;
         }
+        self.make(found, wanted).await
+    }
+
+    /// Makes a topic whose record counts be there, with its partitions.
+    async fn make(&self, found: Option<TopicNow>, wanted: &TopicSpec) -> Result<()> {
         match found {
             None => self.create(&wanted.name, wanted.partitions).await?,
             Some(now) if now.partitions < wanted.partitions => self.add_partitions(wanted).await?,
@@ -92,11 +150,62 @@ impl Parts {
         Ok(())
     }
 
+    /// See [`crate::Beginnings::begin_topic`].
+    pub async fn begin_topic(&self, wanted: &TopicSpec, imported: &[Imported]) -> Result<Beginning> {
+        beginning::check(wanted, imported)?;
+        if wanted.name == SPECS || wanted.name.starts_with("__") {
+            return Err(LogError::Invalid(format!("topic name {:?}: it is kept for Kafka and Tidemark", wanted.name)));
+        }
+        let found = self.cluster.topic(&wanted.name).await?;
+        if let Some(now) = &found {
+            self.check_settings(now).await?;
+        }
+        let name = &wanted.name;
+        let known = match self.read_specs().await?.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                if let Some(now) = &found {
+                    now.spec(wanted.segment_records).check_growth(wanted)?;
+                }
+                let begun = self.begun(found.as_ref(), wanted, imported).await?;
+                self.note_spec(name, &SpecRecord::Begun { begun }).await?
+            }
+        };
+        let noted = known.beginning().ok_or_else(|| beginning::in_use(name))?;
+        TopicSpec { segment_records: known.segment_records(), ..wanted.clone() }.check_growth(wanted)?;
+        noted.check_same(name, imported)?;
+        self.make(found, wanted).await?;
+        Ok(noted)
+    }
+
+    /// What a topic begins with: where it is in Kafka now, and an append time that none of its records is before.
+    async fn begun(&self, found: Option<&TopicNow>, wanted: &TopicSpec, imported: &[Imported]) -> Result<Begun> {
+        let mut append_time = chrono::Utc::now().timestamp_micros();
+        let mut partitions = Vec::with_capacity(imported.len());
+        for (number, Imported { events, crc32 }) in (0..).zip(imported) {
+            let mut kafka = 0;
+            if found.is_some_and(|now| number < now.partitions) {
+                let of = TopicPartition::new(wanted.name.as_str(), number);
+                kafka = self.ends.kafka(&self.cluster, &of, Instant::now()).await?.start;
+                let limit = ReadLimit::records(1);
+                let first = self.readers.read(&self.cluster, &self.ends, &of, kafka, limit).await?;
+                append_time = first.iter().map(|record| record.append_time).fold(append_time, i64::min);
+            }
+            partitions.push(BegunPartition { events: *events, crc32: *crc32, kafka });
+        }
+        Ok(Begun { segment_records: wanted.segment_records, append_time, partitions })
+    }
+
+    /// See [`crate::Beginnings::beginning`].
+    pub async fn beginning(&self, topic: &str) -> Result<Option<Beginning>> {
+        Ok(self.read_specs().await?.get(topic).and_then(SpecRecord::beginning))
+    }
+
     /// See [`crate::EventLog::topics`].
     pub async fn topics(&self) -> Result<Vec<TopicSpec>> {
         let specs = self.read_specs().await?;
         let (there, _) = self.cluster.topics().await?;
-        let spec = |now: &TopicNow| specs.get(&now.name).map(|segment_records| now.spec(*segment_records));
+        let spec = |now: &TopicNow| specs.get(&now.name).map(|spec| now.spec(spec.segment_records()));
         let mut topics: Vec<TopicSpec> = there.iter().filter_map(spec).collect();
         topics.sort_by(|one, two| one.name.cmp(&two.name));
         Ok(topics)
@@ -137,7 +246,7 @@ impl Parts {
     }
 
     /// What the internal topic says, read to its end.
-    async fn read_specs(&self) -> Result<BTreeMap<String, u64>> {
+    pub(super) async fn read_specs(&self) -> Result<BTreeMap<String, SpecRecord>> {
         let place = TopicPartition::new(SPECS, 0);
         let mut specs = self.specs.lock().await;
         match self.cluster.check(&place).await {
@@ -148,36 +257,35 @@ impl Parts {
         loop {
             let limit = ReadLimit::records(10_000);
             let records = self.readers.read(&self.cluster, &self.ends, &place, specs.next, limit).await?;
-            let Some(last) = records.last() else { return Ok(specs.segment_records.clone()) };
+            let Some(last) = records.last() else { return Ok(specs.topics.clone()) };
             specs.next = last.offset + 1;
             for record in records {
                 let Content::Event { key: Some(key), value } = record.content else { continue };
                 let spec = std::str::from_utf8(&key).ok().zip(serde_json::from_slice::<SpecRecord>(&value).ok());
-                let Some((name, spec)) = spec.filter(|(_, spec)| spec.segment_records > 0) else {
+                let Some((name, spec)) = spec.filter(|(_, spec)| spec.segment_records() > 0) else {
                     return Err(LogError::Damaged(format!(
                         "{place}: the record at offset {} says nothing",
                         record.offset
                     )));
                 };
-                specs.segment_records.entry(name.to_owned()).or_insert(spec.segment_records);
+                let counts = specs.topics.entry(name.to_owned()).or_insert(spec);
+                self.shifts.learn(name, counts.shifts());
             }
         }
     }
 
-    /// Notes a topic's `segment_records`, and returns what counts.
-    async fn note_spec(&self, topic: &TopicSpec) -> Result<u64> {
+    /// Notes what a topic is, and returns what counts.
+    async fn note_spec(&self, topic: &str, spec: &SpecRecord) -> Result<SpecRecord> {
         if self.cluster.topic(SPECS).await?.is_none() {
             self.create(SPECS, 1).await?;
             let specs = TopicSpec { name: SPECS.to_owned(), partitions: 1, segment_records: 1 };
             self.wait_until_ready(&specs).await?;
         }
-        let spec = SpecRecord { segment_records: topic.segment_records };
-        let value = serde_json::to_vec(&spec).map_err(|error| LogError::Invalid(error.to_string()))?;
-        let record = Content::Event { key: Some(Bytes::from(topic.name.clone())), value: value.into() };
+        let value = serde_json::to_vec(spec).map_err(|error| LogError::Invalid(error.to_string()))?;
+        let record = Content::Event { key: Some(Bytes::from(topic.to_owned())), value: value.into() };
         self.appender.append(&self.cluster, &TopicPartition::new(SPECS, 0), vec![record]).await?;
-        let noted = self.read_specs().await?.get(&topic.name).copied();
-        noted
-            .ok_or_else(|| LogError::unavailable(format!("create topic {}", topic.name), "its record is not there yet"))
+        let noted = self.read_specs().await?.get(topic).cloned();
+        noted.ok_or_else(|| LogError::unavailable(format!("create topic {topic}"), "its record is not there yet"))
     }
 
     async fn create(&self, name: &str, partitions: u32) -> Result<()> {

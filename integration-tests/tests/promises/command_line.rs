@@ -65,9 +65,10 @@ fn check_names_every_problem_with_file_and_line() {
 fn help_teaches_and_later_commands_say_so() {
     let help = stdout(&tidemark(&["--help"]));
     assert!(help.contains("Examples:") && help.contains("tidemark demo"), "{help}");
-    for command in
-        ["run", "demo", "load", "query", "backfill", "verify", "check", "config", "batch", "speed", "serve", "archive"]
-    {
+    for command in [
+        "run", "demo", "load", "import", "query", "backfill", "verify", "check", "config", "batch", "speed", "serve",
+        "archive",
+    ] {
         let output = tidemark(&[command, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Examples:"), "{command}: {}", stdout(&output));
     }

@@ -6,6 +6,7 @@ mod disk_full;
 mod failing_view;
 mod foreign;
 mod hostile;
+mod import;
 mod operator;
 mod oracle;
 mod real_data;

@@ -182,6 +182,11 @@ async fn case(seed: u64, parts: Arc<dyn Parts>, did: &parking_lot::Mutex<Vec<Str
         first.views.iter().map(|view| view.statement.clone()).collect::<Vec<_>>().join("\n")
     ));
     let mut world = World::new(parts, first);
+    if random.random_bool(0.5) {
+        let events = random_events(&mut random, version, 120);
+        note(format!("import {} events", events.len()));
+        world.import("events", version, &events, &mut random).await;
+    }
     world.start(Faults::none(), seed).await;
     for _ in 0..random.random_range(6..=14) {
         match random.random_range(0..20) {

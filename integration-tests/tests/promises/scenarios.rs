@@ -10,10 +10,13 @@ mod system;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Timelike as _, Utc};
+use event_log::encode::EventEncoder;
+use integration_tests::events::container;
+use integration_tests::process::binary;
 use script::{Script, Step};
 use serde_json::Value;
 use show::Page;
@@ -60,6 +63,7 @@ scenarios! {
     every_kind_of_lookup
     finalize
     first_events
+    imported_events
     late_and_shuffled
     layers
     photos
@@ -109,7 +113,7 @@ async fn run(name: &str, settings: &str) {
 fn first_change(steps: &[Step]) -> Option<&Step> {
     let defines = |step: &&Step| ["application", "file"].contains(&step.command.as_str());
     let begun = steps.iter().skip_while(defines);
-    begun.into_iter().find(|step| defines(step) || step.command == "refused")
+    begun.into_iter().find(|step| defines(step) || ["refused", "import"].contains(&step.command.as_str()))
 }
 
 /// A scenario under way.
@@ -180,6 +184,7 @@ impl Run {
             }
             "append" => self.append(&arguments, body).await,
             "load" => self.load(&arguments, &body).await,
+            "import" => self.import(&arguments, &body).await,
             "lookup" => self.lookup(&arguments).await,
             "next" => match self.page.take() {
                 Some((lookup, cursor)) => self.page(&lookup, Some(&cursor)).await,
@@ -244,6 +249,41 @@ impl Run {
         // The command says how many, not how far: whoever asks next waits for all there is.
         self.read_end().await;
         ended(&output)
+    }
+
+    /// A container file with these events, through the command. The system is stopped meanwhile.
+    async fn import(&mut self, topic: &str, events: &str) -> String {
+        let (application, _) = tidemark::application::read(&self.app()).unwrap_or_else(|failure| panic!("{failure}"));
+        let source = application.source(topic).unwrap_or_else(|| panic!("there is no source {topic}"));
+        let encoder = EventEncoder::new(source, 1).expect("an encoder");
+        let datum = |event: &str| encoder.json(event.as_bytes()).expect("an event of the source").value.slice(5..);
+        let datums: Vec<_> = events.lines().filter(|line| !line.is_empty()).map(datum).collect();
+        let datums: Vec<&[u8]> = datums.iter().map(|datum| &datum[..]).collect();
+        let file = self.dir.path().join("events.avro");
+        std::fs::write(&file, container(&source.avro, &[&datums])).expect("written");
+        let (app, data) = (self.app(), self.dir.path().join("data"));
+        let config = data.with_extension("toml");
+        std::fs::write(&config, &self.settings).expect("written");
+        if let Some(system) = &mut self.system {
+            system.stop();
+        }
+        let mut command = Command::new(binary());
+        command
+            .args(["import", topic])
+            .arg(file)
+            .arg("--app")
+            .arg(app)
+            .arg("--data")
+            .arg(data)
+            .arg("--config")
+            .arg(config);
+        let output = command.output().expect("the binary was built");
+        if let Some(system) = &mut self.system {
+            system.restart();
+        }
+        self.system();
+        self.read_end().await;
+        system::without_prefix(&ended(&output))
     }
 
     /// Where the log ends now.

@@ -50,12 +50,14 @@ CREATE SOURCE orders WITH (schema = 'click.avsc', key = 'url', event_id = 'id', 
 CREATE MATERIALIZED VIEW shops AS SELECT url, count(*) AS orders, sum(bytes) AS bytes FROM orders GROUP BY url;
 CREATE SOURCE gone WITH (schema = 'click.avsc', key = 'url', partitions = 1, segment_records = 16, retention = '1ms');
 CREATE MATERIALIZED VIEW relics AS SELECT url, count(*) AS views FROM gone GROUP BY url;
+CREATE SOURCE elders WITH (schema = 'click.avsc', key = 'url', partitions = 2, segment_records = 16);
+CREATE MATERIALIZED VIEW chronicle AS SELECT url, count(*) AS views, sum(bytes) AS bytes FROM elders GROUP BY url;
 ";
 
 const SETTINGS: &str = "[batch]\nevery = \"never\"\n[log]\nfile_bytes = \"2KiB\"\n[store]\ncache = \"4MiB\"\n";
 
 /// The views, each with its key column.
-const ASKED: [&str; 4] = ["pages", "minutes", "shops", "relics"];
+const ASKED: [&str; 5] = ["pages", "minutes", "shops", "relics", "chronicle"];
 const URLS: usize = 7;
 
 /// Every file of a data folder: its path, its bytes up to the zeros it ends with, and its length.
@@ -79,10 +81,10 @@ async fn post(process: &Process, topic: &str, body: &Value) {
     assert_eq!(status, 200, "{answer}");
 }
 
-fn later_events() -> Vec<u8> {
+fn later_events(events: i64) -> Vec<u8> {
     let schema = apache_avro::Schema::parse_str(LATER_SCHEMA).expect("a schema");
     let mut writer = apache_avro::Writer::with_codec(&schema, Vec::new(), apache_avro::Codec::Null).expect("a writer");
-    for number in 0..10_i64 {
+    for number in 0..events {
         let mut record = apache_avro::types::Record::new(&schema).expect("a record");
         record.put("id", format!("later-{number}"));
         record.put("url", format!("/page/{}", number % URLS as i64));
@@ -103,6 +105,12 @@ impl Sample {
         for (name, text) in [("click.avsc", SCHEMA), ("views.sql", VIEWS), ("tidemark.toml", SETTINGS)] {
             std::fs::write(app.join(name), text).expect("written");
         }
+        let imported = folder.path().join("elders.avro");
+        std::fs::write(&imported, later_events(90)).expect("written");
+        let mut import = Command::new(binary());
+        import.args(["import", "elders"]).arg(&imported).arg("--app").arg(&app).arg("--data").arg(&data);
+        let output = import.output().expect("the binary was built");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let process = Process::start(&app, &data, &[]);
         let mut number = 0;
         for round in 0..3 {
@@ -117,11 +125,12 @@ impl Sample {
                 batch.push(json!({"url": "nothing else"}));
                 post(&process, "orders", &json!(batch)).await;
                 post(&process, "gone", &json!(batch[..3])).await;
+                post(&process, "elders", &json!(batch[..3])).await;
             }
             if round == 0 {
                 let url = format!("{}/v1/topics/clicks/events", process.url);
                 let sent =
-                    process.http.post(url).header("content-type", "application/avro").body(later_events()).send();
+                    process.http.post(url).header("content-type", "application/avro").body(later_events(10)).send();
                 assert_eq!(sent.await.expect("an answer").status().as_u16(), 200);
             }
             if round < 2 {

@@ -5,8 +5,31 @@ use std::fs;
 
 use super::*;
 
-fn frozen() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frozen/log-v1")
+pub fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frozen").join(name)
+}
+
+/// Freezes a log, when that is asked for and there is none yet.
+pub fn write_frozen(log: &Path, name: &str) {
+    if std::env::var_os("TIDEMARK_FREEZE").is_some() && !folder(name).exists() {
+        copy_all(log, &folder(name));
+        fs::remove_file(folder(name).join("~lock")).expect("remove");
+    }
+}
+
+/// Checks that a log has the files of a frozen one, with the same bytes.
+pub fn assert_same_files(log: &Path, name: &str) {
+    let relative = |root: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
+        files(root)
+            .into_iter()
+            .map(|(path, bytes)| (path.strip_prefix(root).expect("inside").to_path_buf(), bytes))
+            .collect()
+    };
+    let (written, expected) = (relative(log), relative(&folder(name)));
+    assert_eq!(written.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (path, bytes) in expected {
+        assert_eq!(written[&path], bytes, "{}", path.display());
+    }
 }
 
 /// Every kind of record, in several groups and files, in a log that was trimmed; the clock and the salts are fixed.
@@ -50,7 +73,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[tokio::test]
 async fn version_1_is_read_as_it_was_written() {
-    let copy = crash_copy(&frozen());
+    let copy = crash_copy(&folder("log-v1"));
     let log = open(copy.path(), &EmbeddedOptions { recent_bytes: 0, ..EmbeddedOptions::default() }).expect("open");
     let spec = TopicSpec { name: "clicks.v1".into(), partitions: 2, segment_records: 4 };
     assert_eq!(log.topics().await.expect("topics"), [spec]);
@@ -75,19 +98,6 @@ async fn version_1_is_read_as_it_was_written() {
 async fn version_1_is_written_as_it_was_written() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     write_log(directory.path()).await;
-    if std::env::var_os("TIDEMARK_FREEZE").is_some() && !frozen().exists() {
-        copy_all(directory.path(), &frozen());
-        fs::remove_file(frozen().join("~lock")).expect("remove");
-    }
-    let relative = |root: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
-        files(root)
-            .into_iter()
-            .map(|(path, bytes)| (path.strip_prefix(root).expect("inside").to_path_buf(), bytes))
-            .collect()
-    };
-    let (written, expected) = (relative(directory.path()), relative(&frozen()));
-    assert_eq!(written.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    for (path, bytes) in expected {
-        assert_eq!(written[&path], bytes, "{}", path.display());
-    }
+    write_frozen(directory.path(), "log-v1");
+    assert_same_files(directory.path(), "log-v1");
 }

@@ -1,5 +1,6 @@
 //! The embedded log: the port's promises, and what becomes of its files.
 
+mod beginning;
 mod crash;
 mod damage;
 mod files;

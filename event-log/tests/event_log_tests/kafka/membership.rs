@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use event_log::KafkaLog;
 use event_log::kafka::{Assigned, Membership};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -41,7 +42,8 @@ async fn members_share_partitions_and_take_over_from_those_who_go() {
     let all: BTreeSet<TopicPartition> =
         topics.iter().flat_map(|topic| (0..3).map(|number| TopicPartition::new(topic.as_str(), number))).collect();
     let group = new_name("group");
-    let join = || Membership::join(&options(), &group, &topics).expect("join");
+    let kafka = KafkaLog::connect(options()).await.expect("connect");
+    let join = || Membership::join(&kafka, &group, &topics).expect("join");
     let shared = |owned: &[BTreeSet<TopicPartition>]| {
         let held: Vec<_> = owned.iter().flatten().collect();
         held.len() == all.len() && owned.iter().all(|owned| owned.len() * owned.len().max(1) > 0)

@@ -3,6 +3,7 @@
 //! The broker is the one at `TIDEMARK_TEST_KAFKA` (`127.0.0.1:19092` when that is not set); `./dev up` starts it. Tests that kill a
 //! broker, or need one with passwords, start one of their own from the same jars ([`broker`]).
 
+mod beginning;
 mod broker;
 mod connecting;
 mod foreign;

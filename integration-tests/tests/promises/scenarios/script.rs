@@ -7,7 +7,7 @@ use std::ops::Range;
 const RULE: &str = "----";
 
 /// The commands that are followed by a body.
-const WITH_BODY: [&str; 4] = ["append", "file", "load", "many"];
+const WITH_BODY: [&str; 5] = ["append", "file", "load", "import", "many"];
 /// The commands that have no answer.
 const WITHOUT_ANSWER: [&str; 4] = ["application", "file", "kill", "restart"];
 

@@ -69,9 +69,8 @@ impl System {
                 let told = written.lines().filter(|line| line.starts_with("tidemark: "));
                 let told: String = told.map(|line| format!("{line}\n")).collect();
                 // What the topics of a scenario are called on a server is nobody's business, nor which version it counts.
-                let names = regex::Regex::new(r"\w+_[0-9a-f]{8}\.").expect("a pattern");
                 let ids = regex::Regex::new(r"earlier schema \d+|version \d+ \(schema \d+\)").expect("a pattern");
-                ids.replace_all(&names.replace_all(&told, ""), "earlier schema N").into_owned()
+                ids.replace_all(&without_prefix(&told), "earlier schema N").into_owned()
             }
         }
     }
@@ -117,4 +116,10 @@ impl System {
         let answer = request.send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a whole answer"))
     }
+}
+
+/// Text without what the names of a scenario's topics begin with on a server.
+pub fn without_prefix(text: &str) -> String {
+    let names = regex::Regex::new(r"\w+_[0-9a-f]{8}\.").expect("a pattern");
+    names.replace_all(text, "").into_owned()
 }
