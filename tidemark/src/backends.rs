@@ -46,17 +46,23 @@ impl Backends {
     /// The first part that cannot be had.
     pub async fn open(settings: &Settings) -> Result<Self> {
         let data = &settings.data;
-        let Truth { log, kafka, registry, archive } = Truth::open(settings).await?;
-        let (store, embedded_store): (Arc<dyn ViewStore>, _) = match settings.store.kind {
-            StoreKind::Embedded => {
-                let store = open_store(&data.join("views"), settings.store.cache.0)?;
-                (Arc::new(store.clone()), Some(store))
-            }
-            StoreKind::Cql => {
-                let store = CqlStore::connect(cql_options(settings)?).await;
-                (Arc::new(store.context("view store")?), None)
-            }
+        let store = async {
+            let opened: (Arc<dyn ViewStore>, _) = match settings.store.kind {
+                StoreKind::Embedded => {
+                    let store = open_store(&data.join("views"), settings.store.cache.0)?;
+                    (Arc::new(store.clone()), Some(store))
+                }
+                StoreKind::Cql => {
+                    let store = CqlStore::connect(cql_options(settings)?).await;
+                    (Arc::new(store.context("view store")?), None)
+                }
+            };
+            Ok(opened)
         };
+        // Each takes some round trips of its own, and others wait for a process that is started again. The log begins: where it is
+        // embedded, it is what finds out that another process has the folder.
+        let (truth, (store, embedded_store)) = tokio::try_join!(Truth::open(settings), store)?;
+        let Truth { log, kafka, registry, archive } = truth;
         Ok(Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store })
     }
 }
@@ -82,10 +88,9 @@ impl Truth {
     pub async fn open(settings: &Settings) -> Result<Self> {
         let data = &settings.data;
         std::fs::create_dir_all(data).context(format!("data folder {} (--data)", data.display()))?;
-        let (log, kafka) = open_log(settings).await?;
-        let registry = open_registry(settings).await?;
-        let archive = Arc::new(open_archive(settings).await?);
-        Ok(Self { log, kafka, registry, archive })
+        let opened = tokio::try_join!(open_log(settings), open_registry(settings), open_archive(settings));
+        let ((log, kafka), registry, archive) = opened?;
+        Ok(Self { log, kafka, registry, archive: Arc::new(archive) })
     }
 }
 
