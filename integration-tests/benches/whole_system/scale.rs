@@ -19,6 +19,8 @@ pub struct Scale {
     pub write_rows: u64,
     /// Events whose bytes in Kafka are counted.
     pub disk_events: u64,
+    /// Events that other systems count too: enough that what starts slowly is fast most of the time.
+    pub others_events: u64,
     /// Events that a process is behind when it starts.
     pub behind_events: u64,
     /// How often each side has its turn.
@@ -37,8 +39,9 @@ impl Scale {
             batch_events: 4_000_000,
             lookup_events: 400_000,
             memory_events: number("TIDEMARK_BENCH_EVENTS", 10_000_000),
-            write_rows: 200_000,
+            write_rows: 100_000,
             disk_events: 1_000_000,
+            others_events: 8_000_000,
             behind_events: 1_000_000,
             turns: 5,
             lookup_turn: Duration::from_secs(3),
@@ -55,6 +58,7 @@ impl Scale {
             memory_events: number("TIDEMARK_BENCH_EVENTS", 300_000),
             write_rows: 30_000,
             disk_events: 200_000,
+            others_events: 1_000_000,
             behind_events: 200_000,
             turns: 3,
             lookup_turn: Duration::from_secs(1),

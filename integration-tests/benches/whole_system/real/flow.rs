@@ -13,27 +13,20 @@ use views::{Offset, View};
 
 use super::consumer::consume;
 use super::corner::{Corner, application};
-use super::{others, writes};
+use super::writes;
 use crate::clicks::Clickstream;
 use crate::measure::{Busy, Seconds, Stopwatch, median, median_ratio, short};
 use crate::scale::Scale;
 use crate::table::{Measured, Table, Target};
 
 /// Measures it.
-pub async fn measure(servers: &Servers, flow: bool, others: bool, scale: &Scale, table: &mut Table) {
+pub async fn measure(servers: &Servers, scale: &Scale, table: &mut Table) {
     let corner = Corner::new(servers, "flow");
     let clicks = corner.clickstream(&application()).await;
     eprintln!("flow: {} generated clicks into Kafka", short(scale.speed_events as f64));
     let filled = clicks.fill(scale.speed_events).await;
-    if flow {
-        few_keys(&corner, &clicks, filled.events, scale, table).await;
-    }
-    if others {
-        others::measure(&corner, &clicks, filled.events, scale, table).await;
-    }
-    if flow {
-        many_keys(servers, scale, table).await;
-    }
+    few_keys(&corner, &clicks, filled.events, scale, table).await;
+    many_keys(servers, scale, table).await;
 }
 
 async fn few_keys(corner: &Corner, clicks: &Clickstream, events: u64, scale: &Scale, table: &mut Table) {

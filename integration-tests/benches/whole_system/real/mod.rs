@@ -36,14 +36,17 @@ pub fn measure(is_asked: impl Fn(&str) -> bool, scale: &Scale, table: &mut Table
         if is_asked("disk") {
             disk::measure(&servers, scale, table).await;
         }
-        if is_asked("flow") || is_asked("others") {
-            flow::measure(&servers, is_asked("flow"), is_asked("others"), scale, table).await;
+        if is_asked("flow") {
+            flow::measure(&servers, scale, table).await;
         }
         if is_asked("reads") {
             reads::measure(&servers, scale, table).await;
         }
         if is_asked("restart") {
             restart::measure(&servers, scale, table).await;
+        }
+        if is_asked("others") {
+            others::measure(&servers, scale, table).await;
         }
     });
 }

@@ -6,31 +6,35 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use integration_tests::servers::Servers;
 use serde_json::Value;
 
-use super::corner::Corner;
+use super::corner::{Corner, application};
 use super::flow::fold;
-use crate::clicks::Clickstream;
 use crate::measure::{Busy, Seconds, median, short};
 use crate::scale::Scale;
 use crate::table::{Measured, Table, Target};
 
 /// Measures it.
-pub async fn measure(corner: &Corner, clicks: &Clickstream, events: u64, scale: &Scale, table: &mut Table) {
+pub async fn measure(servers: &Servers, scale: &Scale, table: &mut Table) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/against");
     let install = Command::new(here.join("against")).arg("install").status();
     assert!(install.is_ok_and(|status| status.success()), "the other systems cannot be had");
+    let corner = Corner::new(servers, "others");
+    let clicks = corner.clickstream(&application()).await;
+    eprintln!("others: {} generated clicks into Kafka", short(scale.others_events as f64));
+    let events = clicks.fill(scale.others_events).await.events;
     let busy = Busy::since_now();
     let mut ours = Vec::new();
     for _ in 0..scale.turns.min(3) {
-        ours.push(fold(corner, clicks, &clicks.view("pages")).await);
+        ours.push(fold(&corner, &clicks, &clicks.view("pages")).await);
     }
     let ours: Vec<f64> = ours.iter().map(|took: &Seconds| events as f64 / took.processor).collect();
     for (name, program, target) in
         [("Kafka Streams", "streams", Target::None), ("Flink", "flink", Target::AtLeast(10.0))]
     {
         eprintln!("others: {name}");
-        let theirs = run(&here.join("against"), program, corner, events).await;
+        let theirs = run(&here.join("against"), program, &corner, events).await;
         let rate = events as f64 / theirs["cpu_seconds"].as_f64().expect("seconds");
         let whole = events as f64 / theirs["cpu_seconds_whole"].as_f64().expect("seconds");
         table.add(Measured {
