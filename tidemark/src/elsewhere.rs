@@ -8,7 +8,7 @@ use std::time::Duration;
 use event_log::archive::Archive;
 use event_log::error::Result as LogResult;
 use event_log::{EventLog, ReadLimit};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use parking_lot::Mutex;
 use serving_layer::{ArchiveStatus, PartitionStatus, SpeedStatus};
 use tokio::sync::watch;
@@ -171,10 +171,14 @@ impl Looking {
     async fn look_at_store(&self) -> StoreResult<()> {
         let published = self.store.published().await?;
         let partitions: Vec<TopicPartition> = self.seen.lock().keys().cloned().collect();
+        // At once: a store over a network answers all of them with one read.
+        let positions = partitions
+            .iter()
+            .map(|partition| furthest(&self.views, self.store.as_ref(), published.as_ref(), partition));
+        let positions = try_join_all(positions).await?;
         let mut has_moved = false;
-        for partition in partitions {
-            let position = furthest(&self.views, self.store.as_ref(), published.as_ref(), &partition).await?;
-            if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(&partition)) {
+        for (partition, position) in partitions.iter().zip(positions) {
+            if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(partition)) {
                 has_moved |= seen.position != position;
                 (seen.position, seen.error) = (position, None);
             }
@@ -194,13 +198,12 @@ pub(crate) async fn furthest(
     published: Option<&Published>,
     partition: &TopicPartition,
 ) -> StoreResult<Option<Offset>> {
-    let mut position = None;
-    for view in views.iter().filter(|view| view.source.name == partition.topic) {
+    let stands = views.iter().filter(|view| view.source.name == partition.topic).map(|view| async move {
         let frontier = published.and_then(|published| published.of(view)?.1.get(partition));
-        let stands = store.progress(view, partition).await?.offset.max(frontier.unwrap_or(0));
-        position = position.max(Some(stands));
-    }
-    Ok(position)
+        let progress = store.progress(view, partition).await?;
+        StoreResult::<Offset>::Ok(progress.offset.max(frontier.unwrap_or(0)))
+    });
+    Ok(try_join_all(stands).await?.into_iter().max())
 }
 
 /// The archive, when the archiver is another process.

@@ -7,6 +7,7 @@
 //! | `archive` | bytes per event in the archive | the same events as JSON lines |
 //! | `lookups` | merged answers of a real process over HTTP | an actix-web handler that returns a constant of the same size |
 //! | `freshness` | from an event's acknowledgement to the first answer that holds it | |
+//! | `backfill` | lookups while another view is backfilled | the same lookups without |
 //! | `memory` | peak RSS of a real process with default settings while many events and keys go in and a batch run passes | |
 //!
 //! With `--real`, sections of its own: [`real`].
@@ -15,6 +16,7 @@
 //! another load on the machine meets both. Nothing is asserted: the table says what was reached. `TIDEMARK_BENCH_EVENTS`
 //! sets how many events `memory` loads.
 
+mod backfill;
 mod batch;
 mod clicks;
 mod constant;
@@ -36,7 +38,7 @@ use table::Table;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-const SECTIONS: [&str; 6] = ["speed", "batch", "archive", "lookups", "freshness", "memory"];
+const SECTIONS: [&str; 7] = ["speed", "batch", "archive", "lookups", "freshness", "backfill", "memory"];
 
 fn main() -> ExitCode {
     // Cargo adds `--bench` to what it was given.
@@ -81,6 +83,9 @@ fn all(words: &[&str], is_real: bool, sections: &[&str]) {
     }
     if is_asked("freshness") {
         freshness::measure(&scale, &mut table);
+    }
+    if is_asked("backfill") {
+        backfill::measure(&scale, &mut table);
     }
     if is_asked("memory") {
         memory::measure(&scale, &mut table);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -66,6 +67,8 @@ pub struct Boundaries {
     /// Held while one is read.
     reading: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Boundary>>>,
+    /// Whether one is read that nobody waits for.
+    is_read_ahead: AtomicBool,
     /// None that began before this is used again: this handle changed something.
     outdated: Mutex<Option<Instant>>,
     /// Since when the pointer with this version has been seen.
@@ -100,6 +103,20 @@ impl Inner {
         self.boundary_since(self.boundaries.since(self.options.boundary_age)).await
     }
 
+    /// Begins to read the next one when this one is about to be too old: under load a lookup seldom waits for a boundary.
+    pub fn read_ahead(self: &Arc<Self>, of: &Boundary) {
+        let is_young = of.began.elapsed() < self.options.boundary_age / 2;
+        if is_young || self.boundaries.is_read_ahead.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let inner = self.clone();
+        tokio::spawn(async move {
+            // Whoever needs it meets the error.
+            let _ = inner.fresh_boundary().await;
+            inner.boundaries.is_read_ahead.store(false, Ordering::Relaxed);
+        });
+    }
+
     /// A boundary that is read now.
     pub async fn fresh_boundary(&self) -> Result<Arc<Boundary>> {
         self.boundary_since(Instant::now()).await
@@ -114,11 +131,9 @@ impl Inner {
             return Ok(usable);
         }
         let began = Instant::now();
-        let (known, progress) = tokio::try_join!(self.read_pointer(&self.base.pointer), self.read_progress())?;
         let last = self.boundaries.last();
-        // What has not changed need not be made again by whoever reads it.
-        let same = last.as_ref().map(|last| last.known.clone()).filter(|last| last.version == known.version);
-        let known = same.unwrap_or_else(|| Arc::new(known));
+        let before = last.as_ref().map(|last| &last.known);
+        let (known, progress) = tokio::try_join!(self.read_known(before), self.read_progress())?;
         let ended = Instant::now();
         let boundary = Arc::new(Boundary { began, ended, known, progress });
         if last.is_some_and(|last| boundary.is_behind(&last)) {

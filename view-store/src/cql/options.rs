@@ -62,7 +62,7 @@ impl Default for CqlOptions {
             cache_bytes: 64 << 20,
             read_bytes: 256 << 20,
             grace: Duration::from_secs(2),
-            boundary_age: Duration::from_millis(5),
+            boundary_age: Duration::from_millis(10),
             patience: Duration::from_secs(2),
             request_timeout: Duration::from_secs(10),
             create: false,

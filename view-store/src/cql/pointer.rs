@@ -17,6 +17,8 @@ use super::Inner;
 use super::base::is_applied;
 use crate::error::{Result, StoreError};
 
+const READING: &str = "reading what is published";
+
 /// How long somebody who keeps losing the race for the row goes on.
 const CONTEND: Duration = Duration::from_secs(15);
 
@@ -153,10 +155,23 @@ impl Inner {
         self.read_pointer(&self.base.settled_pointer).await
     }
 
-    pub async fn read_pointer(&self, select: &scylla::statement::prepared::PreparedStatement) -> Result<Known> {
-        let context = "reading what is published";
-        let rows = self.rows(context, select, (&self.options.scope,)).await?;
-        let row = rows.maybe_first_row::<(i64, &str)>().map_err(|error| super::unreadable(context, error))?;
+    /// The pointer as it is, which is most often what it was `before`: then it is not made anew.
+    pub async fn read_known(&self, before: Option<&Arc<Known>>) -> Result<Arc<Known>> {
+        let rows = self.rows(READING, &self.base.pointer, (&self.options.scope,)).await?;
+        let row = rows.maybe_first_row::<(i64, &str)>().map_err(|error| super::unreadable(READING, error))?;
+        let version = row.map_or(0, |(version, _)| version);
+        match before.filter(|before| before.version == version) {
+            Some(before) => Ok(before.clone()),
+            None => Self::known(row).map(Arc::new),
+        }
+    }
+
+    async fn read_pointer(&self, select: &scylla::statement::prepared::PreparedStatement) -> Result<Known> {
+        let rows = self.rows(READING, select, (&self.options.scope,)).await?;
+        Self::known(rows.maybe_first_row::<(i64, &str)>().map_err(|error| super::unreadable(READING, error))?)
+    }
+
+    fn known(row: Option<(i64, &str)>) -> Result<Known> {
         let Some((version, json)) = row else { return Ok(Known::default()) };
         let pointer = serde_json::from_str(json)
             .map_err(|error| StoreError::Damaged(format!("what is published cannot be read: {error}")))?;

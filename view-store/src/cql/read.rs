@@ -91,6 +91,7 @@ type RawRow = (Bytes, i64, i32, i64, Option<i64>, Option<i32>, Option<Bytes>);
 /// See [`crate::ViewStore::read`].
 pub async fn read(inner: &Arc<Inner>, view: &Arc<View>, range: &KeyRange) -> Result<ViewRead> {
     let mut boundary = inner.recent_boundary().await?;
+    inner.read_ahead(&boundary);
     let mut starts = 0;
     loop {
         let Some(name) = boundary.known.table(view).cloned() else {
