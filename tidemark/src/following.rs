@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use event_log::EventLog;
 use event_log::kafka::Assigned;
+use futures::future::try_join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use view_store::ViewStore;
@@ -128,32 +129,38 @@ impl Looking {
     async fn look(&mut self, patience: Duration, own: &BTreeSet<TopicPartition>) -> Result {
         self.taken.retain(|_, since| since.elapsed() < TURN);
         let topics: BTreeSet<Arc<str>> = self.views.iter().map(|view| view.source.name.clone()).collect();
-        let mut published = None;
+        let mut others = Vec::new();
         for topic in topics {
             for (number, kept) in (0..).zip(self.log.bounds(&topic).await.context("event log")?) {
                 let partition = TopicPartition::new(topic.clone(), number);
                 if own.contains(&partition) {
                     self.still.remove(&partition);
-                    continue;
+                } else {
+                    others.push((partition, kept.end));
                 }
-                if published.is_none() {
-                    published = Some(self.store.published().await.context("view store")?);
-                }
-                let visible = published.as_ref().and_then(Option::as_ref);
-                let stands =
-                    furthest(&self.views, self.store.as_ref(), visible, &partition).await.context("view store")?;
-                let Some(stands) = stands.filter(|stands| *stands < kept.end) else {
-                    self.still.remove(&partition);
-                    continue;
-                };
-                let seen = self.still.entry(partition.clone()).or_insert_with(|| (stands, Instant::now()));
-                if seen.0 != stands {
-                    *seen = (stands, Instant::now());
-                } else if seen.1.elapsed() >= patience {
-                    tracing::info!(%partition, "nobody moves it: this process goes on with it until the group says whose it is");
-                    self.still.remove(&partition);
-                    self.taken.insert(partition, Instant::now());
-                }
+            }
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        let published = self.store.published().await.context("view store")?;
+        // At once: a store over a network answers all of them with one read.
+        let stands = others
+            .iter()
+            .map(|(partition, _)| furthest(&self.views, self.store.as_ref(), published.as_ref(), partition));
+        let stands = try_join_all(stands).await.context("view store")?;
+        for ((partition, end), stands) in others.into_iter().zip(stands) {
+            let Some(stands) = stands.filter(|stands| *stands < end) else {
+                self.still.remove(&partition);
+                continue;
+            };
+            let seen = self.still.entry(partition.clone()).or_insert_with(|| (stands, Instant::now()));
+            if seen.0 != stands {
+                *seen = (stands, Instant::now());
+            } else if seen.1.elapsed() >= patience {
+                tracing::info!(%partition, "nobody moves it: this process goes on with it until the group says whose it is");
+                self.still.remove(&partition);
+                self.taken.insert(partition, Instant::now());
             }
         }
         Ok(())
