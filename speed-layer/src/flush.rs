@@ -17,6 +17,7 @@
 //! the view has moved, and then no such prior is ever merged either.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use arrow::array::BooleanArray;
 use arrow::compute::{filter_record_batch, not};
@@ -46,6 +47,7 @@ pub(crate) async fn flush(partition: &Partition, batch: &mut MicroBatch) -> Resu
     let to = Progress { offset: batch.position, segment: batch.open };
     // Views that stand together are written together. After the first write that is all of them.
     while let Some(from) = lowest(batch, to.offset) {
+        let began = Instant::now();
         let views = match deltas_from(partition, batch, from, to).await? {
             Ok(views) => views,
             Err(ahead) => return Ok(Flushed::Ahead(ahead)),
@@ -54,6 +56,7 @@ pub(crate) async fn flush(partition: &Partition, batch: &mut MicroBatch) -> Resu
             continue;
         }
         let states: usize = views.iter().flat_map(|view| &view.segments).map(|(_, states)| states.num_rows()).sum();
+        let continued = began.elapsed();
         let write = DeltaWrite { partition: partition.place.clone(), from, to, views };
         if partition.shared.store.write_deltas(write).await? == WriteOutcome::Conflict {
             add(&partition.shared.counters.conflicts, 1);
@@ -66,6 +69,8 @@ pub(crate) async fn flush(partition: &Partition, batch: &mut MicroBatch) -> Resu
         add(&partition.shared.counters.writes, 1);
         add(&partition.shared.counters.states, states);
         partition.shared.written.send_modify(|writes| *writes += 1);
+        let (place, to, took) = (&partition.place, to.offset, began.elapsed());
+        tracing::debug!(partition = %place, from, to, states, ?continued, ?took, "deltas written");
     }
     batch.records = 0;
     Ok(Flushed::Written)

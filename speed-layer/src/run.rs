@@ -105,6 +105,8 @@ impl Task {
         for standing in &standings {
             partition.stands_at(&standing.view.name, standing.at.offset);
         }
+        let lowest = standings.iter().map(|standing| standing.at.offset).min();
+        tracing::debug!(partition = %partition.place, views = standings.len(), lowest, "following");
         // They may have moved by a write whose acknowledgement was lost, or by somebody else's.
         shared.written.send_modify(|writes| *writes += 1);
         let standings = self.leave_behind(standings, alive)?;

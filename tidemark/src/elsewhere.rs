@@ -8,7 +8,7 @@ use std::time::Duration;
 use event_log::archive::Archive;
 use event_log::error::Result as LogResult;
 use event_log::{EventLog, ReadLimit};
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, try_join, try_join_all};
 use parking_lot::Mutex;
 use serving_layer::{ArchiveStatus, PartitionStatus, SpeedStatus};
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use view_store::error::Result as StoreResult;
-use views::{Application, Offset, Published, TopicPartition, View};
+use views::{Application, Offset, TopicPartition, View};
 
 use crate::watched_log::WatchedLog;
 
@@ -169,13 +169,8 @@ impl Looking {
     }
 
     async fn look_at_store(&self) -> StoreResult<()> {
-        let published = self.store.published().await?;
         let partitions: Vec<TopicPartition> = self.seen.lock().keys().cloned().collect();
-        // At once: a store over a network answers all of them with one read.
-        let positions = partitions
-            .iter()
-            .map(|partition| furthest(&self.views, self.store.as_ref(), published.as_ref(), partition));
-        let positions = try_join_all(positions).await?;
+        let positions = furthest(&self.views, self.store.as_ref(), &partitions).await?;
         let mut has_moved = false;
         for (partition, position) in partitions.iter().zip(positions) {
             if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(partition)) {
@@ -190,20 +185,29 @@ impl Looking {
     }
 }
 
-/// The position of a partition is where the view stands that got furthest: one that another process gave up on must not make
-/// the others look old. How far a view trails it is asked when somebody asks for that view. `None`: no view reads it.
+/// How far partitions are, in their order. The position of one is where the view stands that got furthest: one that another process
+/// gave up on must not make the others look old. How far a view trails it is asked when somebody asks for that view. `None`: no view
+/// reads it.
 pub(crate) async fn furthest(
     views: &[Arc<View>],
     store: &dyn ViewStore,
-    published: Option<&Published>,
-    partition: &TopicPartition,
-) -> StoreResult<Option<Offset>> {
-    let stands = views.iter().filter(|view| view.source.name == partition.topic).map(|view| async move {
-        let frontier = published.and_then(|published| published.of(view)?.1.get(partition));
-        let progress = store.progress(view, partition).await?;
-        StoreResult::<Offset>::Ok(progress.offset.max(frontier.unwrap_or(0)))
+    partitions: &[TopicPartition],
+) -> StoreResult<Vec<Option<Offset>>> {
+    let progress = partitions
+        .iter()
+        .map(|partition| try_join_all(of_its_topic(views, partition).map(|view| store.progress(view, partition))));
+    // Side by side: a store over a network answers all of it with one read or two.
+    let (published, progress) = try_join(store.published(), try_join_all(progress)).await?;
+    let frontier = |view: &View, partition| published.as_ref()?.of(view)?.1.get(partition);
+    let stands = partitions.iter().zip(progress).map(|(partition, progress)| {
+        let frontiers = of_its_topic(views, partition).map(|view| frontier(view, partition).unwrap_or(0));
+        progress.iter().zip(frontiers).map(|(progress, frontier)| progress.offset.max(frontier)).max()
     });
-    Ok(try_join_all(stands).await?.into_iter().max())
+    Ok(stands.collect())
+}
+
+fn of_its_topic<'a>(views: &'a [Arc<View>], partition: &'a TopicPartition) -> impl Iterator<Item = &'a Arc<View>> {
+    views.iter().filter(|view| view.source.name == partition.topic)
 }
 
 /// The archive, when the archiver is another process.

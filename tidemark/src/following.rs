@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use event_log::EventLog;
 use event_log::kafka::Assigned;
-use futures::future::try_join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use view_store::ViewStore;
@@ -143,12 +142,8 @@ impl Looking {
         if others.is_empty() {
             return Ok(());
         }
-        let published = self.store.published().await.context("view store")?;
-        // At once: a store over a network answers all of them with one read.
-        let stands = others
-            .iter()
-            .map(|(partition, _)| furthest(&self.views, self.store.as_ref(), published.as_ref(), partition));
-        let stands = try_join_all(stands).await.context("view store")?;
+        let partitions: Vec<TopicPartition> = others.iter().map(|(partition, _)| partition.clone()).collect();
+        let stands = furthest(&self.views, self.store.as_ref(), &partitions).await.context("view store")?;
         for ((partition, end), stands) in others.into_iter().zip(stands) {
             let Some(stands) = stands.filter(|stands| *stands < end) else {
                 self.still.remove(&partition);
