@@ -208,6 +208,7 @@ impl From<PortError> for Problem {
         let kind = match &error {
             PortError::Busy(_) => Kind::Busy,
             PortError::NotFound(_) => Kind::NoSuchView,
+            PortError::Invalid(_) => Kind::InvalidParameter,
             PortError::Unavailable(_) => Kind::Unavailable,
             PortError::Failed(_) => Kind::Internal,
         };

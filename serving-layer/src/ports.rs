@@ -80,6 +80,9 @@ pub enum PortError {
     /// There is no such thing. Do not retry.
     #[error("{0} not found")]
     NotFound(String),
+    /// What is asked for cannot be had here: ask for something else.
+    #[error("{0}")]
+    Invalid(String),
     /// Some part is down for now: try again.
     #[error("{0}")]
     Unavailable(String),
@@ -108,7 +111,8 @@ pub trait BatchRuns: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Busy` while another run is going on in this process; `NotFound` for an unknown view; `Failed` when a run that was waited for
+    /// `Busy` while another run is going on in this process; `NotFound` for an unknown view; `Invalid` for a rate that the engine
+    /// cannot keep; `Failed` when a run that was waited for
     /// failed.
     async fn start(&self, asked: RunRequest, wait: bool) -> Result<BatchRun, PortError>;
 

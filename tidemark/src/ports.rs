@@ -154,6 +154,7 @@ impl BatchRuns for Runs {
             Ok(()) => {}
             Err(BatchError::Busy) => return Err(PortError::Busy(BatchError::Busy.to_string())),
             Err(BatchError::Unknown(view)) => return Err(PortError::NotFound(format!("view `{view}`"))),
+            Err(error @ BatchError::NoPace) => return Err(PortError::Invalid(error.to_string())),
             Err(error) if error.is_transient() => return Err(PortError::Unavailable(error.to_string())),
             Err(error) => return Err(PortError::Failed(error.to_string())),
         }
