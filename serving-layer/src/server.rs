@@ -10,6 +10,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use event_log::registry::SchemaRegistry;
 use event_log::{EventLog, LogError};
+use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use view_store::ViewStore;
@@ -46,7 +47,12 @@ pub struct Parts {
     pub archive: Arc<dyn ArchiveStatus>,
     /// Where metrics are registered: the other layers' are served along.
     pub metrics: prometheus::Registry,
+    /// What runs on every worker's thread, beside its requests.
+    pub beside: Beside,
 }
+
+/// Makes what runs on a worker's thread for as long as the worker does.
+pub type Beside = Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>;
 
 /// How the server behaves.
 #[derive(Debug, Clone)]
@@ -232,8 +238,13 @@ impl Server {
     pub async fn start(parts: Parts, settings: ServeSettings) -> Result<RunningServer, StartError> {
         let serving = web::Data::new(Serving::new(parts, settings.clone()).await?);
         let noticed = serving.clone().into_inner();
+        let beside = serving.parts.beside.clone();
         let listen = |source| StartError::Listen { address: settings.listen.clone(), source };
+        // Called on the thread of every worker.
         let app = move || {
+            if let Some(beside) = &beside {
+                actix_web::rt::spawn(beside());
+            }
             App::new()
                 .app_data(serving.clone())
                 .configure(|app| routes::configure(app, &serving))

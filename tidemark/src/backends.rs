@@ -36,6 +36,8 @@ pub struct Backends {
     pub store: Arc<dyn ViewStore>,
     /// The same, when it is the embedded one.
     pub embedded_store: Option<EmbeddedStore>,
+    /// The same, when it is on a CQL cluster.
+    pub cql_store: Option<CqlStore>,
 }
 
 impl Backends {
@@ -47,23 +49,23 @@ impl Backends {
     pub async fn open(settings: &Settings) -> Result<Self> {
         let data = &settings.data;
         let store = async {
-            let opened: (Arc<dyn ViewStore>, _) = match settings.store.kind {
+            let opened: (Arc<dyn ViewStore>, _, _) = match settings.store.kind {
                 StoreKind::Embedded => {
                     let store = open_store(&data.join("views"), settings.store.cache.0)?;
-                    (Arc::new(store.clone()), Some(store))
+                    (Arc::new(store.clone()), Some(store), None)
                 }
                 StoreKind::Cql => {
-                    let store = CqlStore::connect(cql_options(settings)?).await;
-                    (Arc::new(store.context("view store")?), None)
+                    let store = CqlStore::connect(cql_options(settings)?).await.context("view store")?;
+                    (Arc::new(store.clone()), None, Some(store))
                 }
             };
             Ok(opened)
         };
         // Each takes some round trips of its own, and others wait for a process that is started again. The log begins: where it is
         // embedded, it is what finds out that another process has the folder.
-        let (truth, (store, embedded_store)) = tokio::try_join!(Truth::open(settings), store)?;
+        let (truth, (store, embedded_store, cql_store)) = tokio::try_join!(Truth::open(settings), store)?;
         let Truth { log, kafka, registry, archive } = truth;
-        Ok(Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store })
+        Ok(Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store, cql_store })
     }
 }
 
@@ -258,6 +260,7 @@ fn cql_options(settings: &Settings) -> Result<CqlOptions> {
         read_consistency: level("store.read_consistency", &store.read_consistency)?,
         write_consistency: level("store.write_consistency", &store.write_consistency)?,
         in_flight: store.in_flight,
+        kept_bytes: store.cache.bytes(),
         create: store.create,
         ..CqlOptions::default()
     })

@@ -21,6 +21,7 @@ use event_log::dead_letter;
 use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
 use event_log::{Beginnings, EventLog, LogError, TopicSpec, import};
+use futures::FutureExt as _;
 use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
 use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,7 +106,8 @@ impl Running {
             return Err(crate::failure::Failure::usage(missing));
         }
         let backends = Backends::open(&settings).await?;
-        let Backends { log: local, kafka, registry, archive, store, embedded_store: embedded, .. } = backends;
+        let Backends { log: local, kafka, registry, archive, store, embedded_store: embedded, cql_store, .. } =
+            backends;
         refuse_broken_import(local.as_ref(), &archive, &application).await?;
         let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
@@ -174,6 +176,10 @@ impl Running {
             (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
             _ => Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched)),
         };
+        let beside = cql_store.filter(|_| role.waits_for_deltas()).map(|store| {
+            let own: Arc<dyn Fn() -> _ + Send + Sync> = Arc::new(move || store.clone().own_connections().boxed());
+            own
+        });
         let parts = Parts {
             log: log.clone(),
             registry: registry.clone(),
@@ -190,6 +196,7 @@ impl Running {
             speed: deltas,
             archive: archived,
             metrics,
+            beside,
         };
         let serve = ServeSettings {
             listen: settings.serve.listen.clone(),

@@ -11,6 +11,8 @@
 //! **One moment.** A read begins with the [`boundary`]: what is published, and the progress. Rows read after it hold at least
 //! what the progress says; those that hold more are either brought to one later moment or read again ([`moment`], [`read`]).
 //!
+//! **Keys that nothing happened to** are not read again ([`kept`]).
+//!
 //! **Generations** are written under a number of their own per attempt, and one conditional write of the [`pointer`] makes them
 //! visible. The pointer also says in which table a view is.
 //!
@@ -24,6 +26,7 @@ mod chunks;
 mod connect;
 mod deltas;
 mod generation;
+mod kept;
 pub mod layout;
 mod moment;
 mod options;
@@ -32,6 +35,7 @@ mod publish;
 mod range;
 mod read;
 mod retire;
+mod sessions;
 mod typed;
 mod view_table;
 mod written;
@@ -43,7 +47,6 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use scylla::client::session::Session;
 use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryRowsResult;
 use scylla::serialize::row::SerializeRow;
@@ -58,6 +61,8 @@ use crate::error::{Result, StoreError};
 use crate::store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 use base::Base;
 use boundary::Boundaries;
+use kept::KeptParts;
+use sessions::Sessions;
 use view_table::ViewTable;
 use written::Written;
 
@@ -66,7 +71,7 @@ use written::Written;
 pub struct CqlStore(Arc<Inner>);
 
 struct Inner {
-    session: Session,
+    sessions: Sessions,
     options: CqlOptions,
     base: Base,
     boundaries: Boundaries,
@@ -77,6 +82,8 @@ struct Inner {
     making: tokio::sync::Mutex<Vec<(Arc<View>, Arc<str>)>>,
     /// The states written last.
     written: Mutex<Written>,
+    /// What was read last.
+    kept: KeptParts,
     /// The furthest position that a read of everything has returned, by table.
     whole: Mutex<HashMap<Arc<str>, views::Position>>,
     /// What was retired last, by table: the pointer's version.
@@ -101,15 +108,17 @@ impl CqlStore {
         }
         let base = Base::prepare(&session, &options).await?;
         let written = Mutex::new(Written::new(options.cache_bytes));
+        let kept = KeptParts::new(options.kept_bytes);
         let permits = Semaphore::new(options.in_flight.clamp(1, Semaphore::MAX_PERMITS));
         Ok(Self(Arc::new(Inner {
-            session,
+            sessions: Sessions::new(session),
             options,
             base,
             boundaries: Boundaries::default(),
             tables: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             written,
+            kept,
             whole: Mutex::default(),
             retired: Mutex::default(),
             permits,
@@ -186,13 +195,14 @@ impl Inner {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<QueryRowsResult> {
-        let done = self.session.execute_unpaged(statement, values).await.map_err(|error| failed(context, error))?;
+        let done =
+            self.sessions.here().execute_unpaged(statement, values).await.map_err(|error| failed(context, error))?;
         done.into_rows_result().map_err(|error| unreadable(context, error))
     }
 
     /// A write.
     async fn execute(&self, context: &str, statement: &PreparedStatement, values: impl SerializeRow) -> Result<()> {
-        let done = self.session.execute_unpaged(statement, values).await;
+        let done = self.sessions.here().execute_unpaged(statement, values).await;
         done.map(drop).map_err(|error| failed(context, error))
     }
 }

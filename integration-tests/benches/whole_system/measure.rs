@@ -38,18 +38,19 @@ pub struct Stopwatch(Instant, f64);
 impl Stopwatch {
     /// From now on.
     pub fn start() -> Self {
-        Self(Instant::now(), own_processor_seconds())
+        Self(Instant::now(), processor_seconds("self"))
     }
 
     /// Until now.
     pub fn stop(&self) -> Seconds {
-        Seconds { clock: self.0.elapsed().as_secs_f64(), processor: own_processor_seconds() - self.1 }
+        Seconds { clock: self.0.elapsed().as_secs_f64(), processor: processor_seconds("self") - self.1 }
     }
 }
 
-fn own_processor_seconds() -> f64 {
+/// The processor time that a process has had, by its id or `self`.
+pub fn processor_seconds(process: &str) -> f64 {
     // After the name in parentheses: user and system time are the 12th and 13th, in hundredths of a second.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
@@ -88,6 +89,12 @@ impl Busy {
     }
 }
 
+/// The processor time that the whole machine has given, but for the idle.
+pub fn machine_seconds() -> f64 {
+    processor_time().map_or(0.0, |[busy, _]| busy as f64 / 100.0)
+}
+
+/// Busy and all, in hundredths of a second.
 fn processor_time() -> Option<[u64; 2]> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let times: Vec<u64> =

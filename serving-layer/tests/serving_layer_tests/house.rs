@@ -143,6 +143,7 @@ impl House {
             speed: speed.clone(),
             archive: Arc::new(NoArchive),
             metrics: prometheus::Registry::new(),
+            beside: None,
         };
         let settings = ServeSettings { listen: "127.0.0.1:0".to_owned(), workers: 1, ..settings };
         let server = Server::start(parts.clone(), settings).await.expect("server");

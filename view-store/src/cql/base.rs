@@ -189,6 +189,8 @@ pub async fn prepare(session: &Session, options: &CqlOptions, text: String) -> R
         session.prepare(text).await.map_err(|error| super::failed("preparing a statement", error.into()))?;
     prepared.set_consistency(if is_read { options.read_consistency } else { options.write_consistency });
     prepared.set_is_idempotent(!is_conditional);
+    // No table changes its columns: the answers need not repeat them.
+    prepared.set_use_cached_result_metadata(is_read);
     Ok(prepared)
 }
 

@@ -105,7 +105,7 @@ impl Inner {
 
     /// Begins to read the next one when this one is about to be too old: under load a lookup seldom waits for a boundary.
     pub fn read_ahead(self: &Arc<Self>, of: &Boundary) {
-        let is_young = of.began.elapsed() < self.options.boundary_age / 2;
+        let is_young = of.began.elapsed() < self.options.boundary_age * 2 / 3;
         if is_young || self.boundaries.is_read_ahead.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -154,6 +154,7 @@ impl Inner {
         );
         self.tables.lock().clear();
         *self.written.lock() = Written::new(self.options.cache_bytes);
+        self.kept.forget();
         self.whole.lock().clear();
         self.retired.lock().clear();
     }

@@ -230,7 +230,7 @@ impl Inner {
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
         batch.set_is_idempotent(true);
         batch.set_consistency(self.options.write_consistency);
-        let done = self.session.batch(&batch, values).await;
+        let done = self.sessions.shared().batch(&batch, values).await;
         done.map(drop).map_err(|error| failed(context, error))
     }
 
@@ -246,7 +246,7 @@ impl Inner {
         batch.set_is_idempotent(true);
         batch.set_consistency(self.options.write_consistency);
         let values: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.values).collect();
-        let done = self.session.batch(&batch, values).await;
+        let done = self.sessions.shared().batch(&batch, values).await;
         done.map(drop).map_err(|error| failed(&*context, error))
     }
 

@@ -64,7 +64,7 @@ impl Inner {
         let count = self.write_rows(&table, number, attempt, rows).await?;
         let context = "completing a generation";
         let values = (signed(count)?, &*table.name, number, attempt);
-        let done = self.session.execute_unpaged(&self.base.end_attempt, values).await;
+        let done = self.sessions.shared().execute_unpaged(&self.base.end_attempt, values).await;
         if !is_applied(context, done.map_err(|error| failed(context, error))?)? {
             // A newer generation was published meanwhile, or the view let go of: these rows are garbage.
             tracing::info!(view = &*view.name, generation, attempt, "what was written is not needed any more");
@@ -79,8 +79,11 @@ impl Inner {
         loop {
             let attempts = self.attempts(&table.name, generation).await?;
             let attempt = attempts.iter().map(|(attempt, _)| attempt + 1).max().unwrap_or(0);
-            let done =
-                self.session.execute_unpaged(&self.base.begin_attempt, (&*table.name, generation, attempt)).await;
+            let done = self
+                .sessions
+                .shared()
+                .execute_unpaged(&self.base.begin_attempt, (&*table.name, generation, attempt))
+                .await;
             match done.map_err(|error| failed(context, error)).and_then(|done| is_applied(context, done)) {
                 Ok(true) => return Ok(attempt),
                 Ok(false) => contest.lost(context, "others begin it all the time").await?,

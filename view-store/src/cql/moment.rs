@@ -9,6 +9,7 @@
 //!   before S was there, because whoever wrote them stood on progress himself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use views::Offset;
 
@@ -21,14 +22,14 @@ pub type Reached = BTreeMap<u32, Offset>;
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
     /// What was known to be there before it was read.
-    known: Reached,
+    known: Arc<Reached>,
     /// How far its furthest deltas reach, and whether these appeared at once.
     furthest: BTreeMap<u32, (Offset, bool)>,
 }
 
 impl Reach {
     /// Of rows read in one page, or in several.
-    pub fn of<'r>(known: Reached, rows: impl IntoIterator<Item = &'r Stored>, one_page: bool) -> Self {
+    pub fn of<'r>(known: Arc<Reached>, rows: impl IntoIterator<Item = &'r Stored>, one_page: bool) -> Self {
         let mut furthest: BTreeMap<u32, (Offset, bool)> = BTreeMap::new();
         for delta in rows.into_iter().filter_map(|row| row.delta.as_ref()) {
             let at_once = one_page && delta.at_once;
@@ -57,6 +58,11 @@ impl Reach {
     fn known_of(&self, partition: u32) -> Offset {
         self.known.get(&partition).copied().unwrap_or(0)
     }
+}
+
+/// Whether a moment is nowhere before another.
+pub fn covers(reached: &Reached, wanted: &Reached) -> bool {
+    wanted.iter().all(|(partition, at)| reached.get(partition).copied().unwrap_or(0) >= *at)
 }
 
 /// The earliest moment that all parts can be of: none has anything past it.

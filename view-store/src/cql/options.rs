@@ -32,6 +32,8 @@ pub struct CqlOptions {
     pub in_flight: usize,
     /// What is kept of the states written last, so that continuing them needs no read.
     pub cache_bytes: usize,
+    /// What is kept of the rows read last, so that a key that nothing happened to is not read again; 0: nothing.
+    pub kept_bytes: usize,
     /// The most one read may hold.
     pub read_bytes: usize,
     /// How long a read may rely on the boundary it began with, and `retire` lets rows be that nobody needs any more.
@@ -60,6 +62,7 @@ impl Default for CqlOptions {
             write_consistency: Consistency::LocalQuorum,
             in_flight: 256,
             cache_bytes: 64 << 20,
+            kept_bytes: 64 << 20,
             read_bytes: 256 << 20,
             grace: Duration::from_secs(2),
             boundary_age: Duration::from_millis(10),

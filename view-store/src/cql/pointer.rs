@@ -78,6 +78,8 @@ pub struct Known {
     /// 0: there is none yet.
     pub version: i64,
     pub pointer: Pointer,
+    /// As it was stored; empty where it was not read. A store that has lost writes may give a version to two pointers.
+    text: Box<str>,
     /// By table.
     holds: HashMap<Arc<str>, Arc<Hold>>,
 }
@@ -96,7 +98,7 @@ impl Known {
             let hold = Hold { published: Arc::new(published), held, frontier };
             holds.insert(view.table.clone(), Arc::new(hold));
         }
-        Ok(Self { version, pointer, holds })
+        Ok(Self { version, pointer, text: Box::default(), holds })
     }
 
     /// A view's table, if it has one.
@@ -159,8 +161,8 @@ impl Inner {
     pub async fn read_known(&self, before: Option<&Arc<Known>>) -> Result<Arc<Known>> {
         let rows = self.rows(READING, &self.base.pointer, (&self.options.scope,)).await?;
         let row = rows.maybe_first_row::<(i64, &str)>().map_err(|error| super::unreadable(READING, error))?;
-        let version = row.map_or(0, |(version, _)| version);
-        match before.filter(|before| before.version == version) {
+        let (version, text) = row.unwrap_or_default();
+        match before.filter(|before| before.version == version && *before.text == *text) {
             Some(before) => Ok(before.clone()),
             None => Self::known(row).map(Arc::new),
         }
@@ -175,7 +177,7 @@ impl Inner {
         let Some((version, json)) = row else { return Ok(Known::default()) };
         let pointer = serde_json::from_str(json)
             .map_err(|error| StoreError::Damaged(format!("what is published cannot be read: {error}")))?;
-        Known::new(version, pointer)
+        Ok(Known { text: json.into(), ..Known::new(version, pointer)? })
     }
 
     /// Puts `next` in the place of what was read, if that is still there. `Err` of the inner result: nobody knows whether it
@@ -187,9 +189,12 @@ impl Inner {
         let scope = &self.options.scope;
         let context = "changing what is published";
         let done = if expected.version == 0 {
-            self.session.execute_unpaged(&self.base.first_pointer, (scope, version, json)).await
+            self.sessions.shared().execute_unpaged(&self.base.first_pointer, (scope, version, json)).await
         } else {
-            self.session.execute_unpaged(&self.base.swap_pointer, (version, json, scope, expected.version)).await
+            self.sessions
+                .shared()
+                .execute_unpaged(&self.base.swap_pointer, (version, json, scope, expected.version))
+                .await
         };
         let swapped = match done {
             Ok(done) => is_applied(context, done),

@@ -24,7 +24,8 @@ use views::{Offset, Position, TopicPartition, View};
 
 use super::boundary::Boundary;
 use super::chunks::chunks;
-use super::moment::{self, Reach, Reached};
+use super::kept::PartName;
+use super::moment::{self, Reach, Reached, covers};
 use super::pointer::Hold;
 use super::range::Wanted;
 use super::view_table::ViewTable;
@@ -32,10 +33,6 @@ use super::{Inner, failed, unreadable, unsigned};
 use crate::error::{Result, StoreError};
 use crate::store::{KeyRange, ViewRead};
 
-/// Rows per page of a lookup: a page is what is read at once.
-const PAGE: i32 = 5000;
-/// Rows per page of a read of everything.
-const SCAN_PAGE: i32 = 2000;
 /// How often a read of everything is tried before it is of the last cuts.
 const WHOLE_TRIES: usize = 3;
 /// For how many times its patience a read goes on while the progress moves.
@@ -168,8 +165,8 @@ impl Read<'_> {
         let began = Instant::now();
         // When the progress was last seen to move.
         let mut moved = began;
-        let first = self.stands(boundary);
-        let mut latest = boundary.clone();
+        let first = Arc::new(self.stands(boundary));
+        let mut latest = first.clone();
         let mut asked = boundary.ended;
         let mut parts: BTreeMap<i64, Part> = BTreeMap::new();
         loop {
@@ -178,33 +175,36 @@ impl Read<'_> {
             let fits = |bucket: &i64| parts.get(bucket).is_some_and(|part| part.reach.is_of(&target));
             let again: Vec<i64> = buckets.into_iter().filter(|bucket| !fits(bucket)).collect();
             if again.is_empty() {
+                if target != *first {
+                    self.inner.kept.saw(&self.table.name, &target);
+                }
                 let rows = parts.into_values().flat_map(|part| part.rows).collect();
                 return Ok(Outcome { rows, reached: target });
             }
             // What was read reaches further than was known: wait until that is known, so that the others can be brought there.
-            while !covers(&self.stands(&latest), &target) {
+            while !covers(&latest, &target) {
                 if moved.elapsed() >= patience {
                     return self.of_the_last_cuts(parts, key).await;
                 }
                 tokio::time::sleep(POLL).await;
-                let next = self.inner.fresh_boundary().await?;
-                if self.stands(&next) != self.stands(&latest) {
+                let next = self.stands(&*self.inner.fresh_boundary().await?);
+                if next != *latest {
                     moved = Instant::now();
+                    latest = Arc::new(next);
                 }
-                latest = next;
             }
             if began.elapsed() >= patience * BUSY {
                 return Err(busy(&self.table.view, "it is written all the time: ask for a shorter range"));
             }
-            let known = self.stands(&latest);
             for bucket in &again {
                 if let Some(part) = parts.remove(bucket) {
                     self.release(&part.rows);
                 }
             }
-            let read = try_join_all(again.into_iter().map(|bucket| self.part(key, bucket, known.clone()))).await?;
-            parts.extend(read.into_iter().map(|part| (part.bucket, part)));
-            if moment::moment(&first, parts.values().map(|part| &part.reach)) != first {
+            for part in self.parts(key, again, &latest).await? {
+                parts.insert(part.bucket, part);
+            }
+            if moment::moment(&first, parts.values().map(|part| &part.reach)) != *first {
                 // A write that this read has seen may have begun a bucket that it has not.
                 asked = Instant::now();
             }
@@ -216,8 +216,8 @@ impl Read<'_> {
         parts.values().for_each(|part| self.release(&part.rows));
         let boundary = self.inner.fresh_boundary().await?;
         let buckets = self.inner.buckets(&self.table, self.wanted.buckets, boundary.ended).await?;
-        let known = self.stands(&boundary);
-        let parts = try_join_all(buckets.into_iter().map(|bucket| self.part(key, bucket, known.clone()))).await?;
+        let known = Arc::new(self.stands(&boundary));
+        let parts = self.parts(key, buckets.into_iter().collect(), &known).await?;
         Ok(self.sealed(parts.into_iter().flat_map(|part| part.rows), &boundary))
     }
 
@@ -241,11 +241,11 @@ impl Read<'_> {
         let mut boundary = boundary.clone();
         let mut tries = 0;
         loop {
-            let known = self.stands(&boundary);
+            let known = Arc::new(self.stands(&boundary));
             let rows = self.scan().await?;
             tries += 1;
             let outcome = if Reach::of(known.clone(), &rows, false).is_within() {
-                Outcome { rows, reached: known }
+                Outcome { rows, reached: Arc::unwrap_or_clone(known) }
             } else if tries < WHOLE_TRIES {
                 self.release(&rows);
                 boundary = self.inner.fresh_boundary().await?;
@@ -278,49 +278,68 @@ impl Read<'_> {
         true
     }
 
-    /// One CQL partition.
-    async fn part(&self, key: &[CqlValue], bucket: i64, known: Reached) -> Result<Part> {
-        let mut values = key.to_vec();
+    /// Some of a key's CQL partitions, side by side.
+    async fn parts(&self, key: &[CqlValue], buckets: Vec<i64>, known: &Arc<Reached>) -> Result<Vec<Part>> {
+        if let [bucket] = *buckets {
+            return Ok(vec![self.part(key, bucket, known.clone()).await?]);
+        }
+        try_join_all(buckets.into_iter().map(|bucket| self.part(key, bucket, known.clone()))).await
+    }
+
+    /// One CQL partition, unless what was read of it before is of that very moment.
+    async fn part(&self, key: &[CqlValue], bucket: i64, known: Arc<Reached>) -> Result<Part> {
+        let kept = &self.inner.kept;
+        let (start, end) = (self.wanted.start.clone(), self.wanted.end.clone());
+        let name = PartName { table: self.table.name.clone(), bucket, start, end };
+        if let Some(rows) = kept.rows(&name, &known, self.hold.as_ref()) {
+            let rows = rows.to_vec();
+            self.hold_rows(&rows)?;
+            return Ok(Part { bucket, reach: Reach::of(known, &rows, true), rows });
+        }
+        let mut values = Vec::with_capacity(key.len() + 3);
+        values.extend_from_slice(key);
         values.push(CqlValue::BigInt(bucket));
-        values.push(CqlValue::Blob(self.wanted.start.clone()));
-        values.push(CqlValue::Blob(self.wanted.end.clone()));
-        let (rows, pages) = self.pages(&self.table.select, values, PAGE, |_| true).await?;
-        Ok(Part { bucket, reach: Reach::of(known, &rows, pages == 1), rows })
+        // Bounds cost the server a few hundredths of a small read.
+        let select = if self.wanted.whole {
+            &self.table.select
+        } else {
+            values.push(CqlValue::Blob(self.wanted.start.to_vec()));
+            values.push(CqlValue::Blob(self.wanted.end.to_vec()));
+            &self.table.select_range
+        };
+        let (rows, pages) = self.pages(select, values).await?;
+        let reach = Reach::of(known.clone(), &rows, pages == 1);
+        if reach.is_within() {
+            kept.keep(name, known, self.hold.clone(), &rows);
+        }
+        Ok(Part { bucket, reach, rows })
     }
 
     /// The whole table, by ranges of tokens.
     async fn scan(&self) -> Result<Vec<Stored>> {
-        let wanted = |group: &[u8]| *group >= *self.wanted.start && *group < *self.wanted.end;
         let scans = self.inner.token_ranges().into_iter().map(|(first, last)| async move {
             let _permit = self.inner.permit().await?;
             let values = vec![CqlValue::BigInt(first), CqlValue::BigInt(last)];
-            Ok::<_, StoreError>(self.pages(&self.table.scan, values, SCAN_PAGE, wanted).await?.0)
+            Ok::<_, StoreError>(self.pages(&self.table.scan, values).await?.0)
         });
         Ok(try_join_all(scans).await?.into_iter().flatten().collect())
     }
 
-    /// The rows that count of all pages, and how many pages those were.
-    async fn pages(
-        &self,
-        statement: &PreparedStatement,
-        values: Vec<CqlValue>,
-        size: i32,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<(Vec<Stored>, usize)> {
+    /// The rows that are wanted and count of all pages, and how many pages those were.
+    async fn pages(&self, statement: &PreparedStatement, values: Vec<CqlValue>) -> Result<(Vec<Stored>, usize)> {
         let context = || format!("reading view `{}`", self.table.view.name);
-        let mut statement = statement.clone();
-        statement.set_page_size(size);
+        let session = self.inner.sessions.here();
         let mut stored = Vec::new();
         let mut pages = 0;
         let mut state = PagingState::start();
         loop {
-            let page = self.inner.session.execute_single_page(&statement, &values, state).await;
+            let page = session.execute_single_page(statement, &values, state).await;
             let (page, next) = page.map_err(|error| failed(context(), error))?;
             pages += 1;
             let page = page.into_rows_result().map_err(|error| unreadable(context(), error))?;
             for row in page.rows::<RawRow>().map_err(|error| unreadable(context(), error))? {
                 let row = row.map_err(|error| unreadable(context(), error))?;
-                if !wanted(&row.0) {
+                if !self.wanted.has(&row.0) {
                     continue;
                 }
                 if let Some(row) = self.counts(row)? {
@@ -357,6 +376,10 @@ impl Read<'_> {
         Ok(Some(Stored { group, delta: Some(delta), state }))
     }
 
+    fn hold_rows(&self, rows: &[Stored]) -> Result<()> {
+        rows.iter().try_for_each(|row| self.hold_bytes(row.group.len() + row.state.len()))
+    }
+
     fn hold_bytes(&self, more: usize) -> Result<()> {
         let limit = self.inner.options.read_bytes;
         if self.size.fetch_add(more, Ordering::Relaxed) + more > limit {
@@ -378,7 +401,7 @@ impl Read<'_> {
 impl Inner {
     /// All tokens, in ranges to be read side by side.
     pub fn token_ranges(&self) -> Vec<(i64, i64)> {
-        let nodes = self.session.get_cluster_state().get_nodes_info().len();
+        let nodes = self.sessions.shared().get_cluster_state().get_nodes_info().len();
         let count = i128::try_from((2 * nodes).clamp(4, 256)).unwrap_or(4);
         let edge = |index: i128| i128::from(i64::MIN) + (1_i128 << 64) * index / count;
         let token = |token: i128| i64::try_from(token).unwrap_or(i64::MAX);
@@ -396,10 +419,6 @@ fn check(view: &Arc<View>, range: &KeyRange) -> Result<()> {
         return Err(views::ViewError::Invalid(format!("view `{}` has no time column", view.name)).into());
     }
     Ok(())
-}
-
-fn covers(reached: &Reached, wanted: &Reached) -> bool {
-    wanted.iter().all(|(partition, at)| reached.get(partition).copied().unwrap_or(0) >= *at)
 }
 
 fn busy(view: &View, why: &str) -> StoreError {

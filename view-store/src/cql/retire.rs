@@ -160,7 +160,7 @@ impl Inner {
         for range in self.token_ranges() {
             let mut state = PagingState::start();
             loop {
-                let page = self.session.execute_single_page(&statement, range, state).await;
+                let page = self.sessions.shared().execute_single_page(&statement, range, state).await;
                 let (page, next) = page.map_err(|error| failed(&*context, error))?;
                 let page = page.into_rows_result().map_err(|error| unreadable(&*context, error))?;
                 let mut gathered: Vec<Insert> = Vec::new();

@@ -16,6 +16,11 @@ use super::layout::{Layout, table_name};
 use super::pointer::{Contest, Known, PointerView};
 use crate::error::Result;
 
+/// Rows per page of a lookup: a page is what is read at once.
+const PAGE: i32 = 5000;
+/// Rows per page of a read of everything.
+const SCAN_PAGE: i32 = 2000;
+
 /// Everything about a view's table.
 pub struct ViewTable {
     pub name: Arc<str>,
@@ -27,6 +32,7 @@ pub struct ViewTable {
     pub insert_delta: PreparedStatement,
     pub insert_batch: PreparedStatement,
     pub select: PreparedStatement,
+    pub select_range: PreparedStatement,
     pub select_one: PreparedStatement,
     pub scan: PreparedStatement,
     pub scan_keys: PreparedStatement,
@@ -55,17 +61,21 @@ impl Inner {
             texts.insert_delta,
             texts.insert_batch,
             texts.select,
+            texts.select_range,
             texts.select_one,
             texts.scan,
             texts.scan_keys,
             texts.delete,
         ];
-        let prepared = try_join_all(texts.map(|text| prepare(&self.session, &self.options, text))).await?;
-        let Ok([insert_delta, insert_batch, select, select_one, scan, scan_keys, delete]) =
-            <[PreparedStatement; 7]>::try_from(prepared)
+        let prepared = try_join_all(texts.map(|text| prepare(self.sessions.shared(), &self.options, text))).await?;
+        let Ok([insert_delta, insert_batch, mut select, mut select_range, select_one, mut scan, scan_keys, delete]) =
+            <[PreparedStatement; 8]>::try_from(prepared)
         else {
             return Err(crate::StoreError::Invalid("a statement was not prepared".to_owned()));
         };
+        select.set_page_size(PAGE);
+        select_range.set_page_size(PAGE);
+        scan.set_page_size(SCAN_PAGE);
         let key_fields = view.group_schema.fields().iter().take(view.key_columns);
         let key_fields: Vec<SortField> = key_fields.map(|field| SortField::new(field.data_type().clone())).collect();
         let keys =
@@ -79,6 +89,7 @@ impl Inner {
             insert_delta,
             insert_batch,
             select,
+            select_range,
             select_one,
             scan,
             scan_keys,
@@ -140,7 +151,7 @@ impl Inner {
                 };
                 let layout = Layout::new(view, &self.options.keyspace, &table);
                 let context = format!("making a table for view `{}`", view.name);
-                change_schema(&self.session, context, layout.statements().create).await?;
+                change_schema(self.sessions.shared(), context, layout.statements().create).await?;
                 next.views.push(PointerView {
                     name: view.name.clone(),
                     fingerprint: view.fingerprint.clone(),
@@ -171,6 +182,6 @@ impl Inner {
 
     pub async fn drop_table(&self, table: &str) -> Result<()> {
         let drop = format!("DROP TABLE IF EXISTS \"{}\".\"{table}\"", self.options.keyspace);
-        change_schema(&self.session, format!("dropping `{table}`"), drop).await
+        change_schema(self.sessions.shared(), format!("dropping `{table}`"), drop).await
     }
 }

@@ -99,6 +99,109 @@ async fn a_store_that_has_lost_writes_is_taken_at_its_word() {
     keyspace.drop().await;
 }
 
+/// A key is read once for as long as its view stands still, and never answered from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_nothing_happened_to_is_not_read_again() {
+    let keyspace = Keyspace::new("kept").await;
+    let (writer, reader) = (keyspace.store().await, keyspace.store().await);
+    let forgetful = CqlStore::connect(CqlOptions { kept_bytes: 0, ..keyspace.options() }).await.expect("a store");
+    let view = world::view("minutes");
+    let counted = |url: &str, count: i64| -> Counts { [((url.to_owned(), 0), count)].into() };
+    let read = |store: &CqlStore, url: &str| {
+        let (store, view, url) = (store.clone(), view.clone(), url.to_owned());
+        async move {
+            let range = KeyRange { key: Some(world::key(&view, &url)), ..KeyRange::default() };
+            let (counts, position) = world::counts(&store, &view, &range).await.expect("a read");
+            (counts.values().sum::<i64>(), position)
+        }
+    };
+    for (from, to, counts) in [(0, 10, counted("u0", 10)), (10, 15, counted("u1", 5))] {
+        assert_eq!(writer.write_deltas(write(&view, from, to, &counts)).await.expect("a write"), WriteOutcome::Written);
+    }
+    for url in ["u0", "u1"] {
+        assert_eq!(read(&reader, url).await, read(&forgetful, url).await);
+    }
+    // Nobody else notices that the rows are gone: it is the progress that says where the view stands.
+    for table in keyspace.tables().await {
+        keyspace.run(&format!("TRUNCATE KS.{table}")).await;
+    }
+    assert_eq!(read(&forgetful, "u0").await, (0, at(15)), "the rows are gone");
+    assert_eq!((read(&reader, "u0").await, read(&reader, "u1").await), ((10, at(15)), (5, at(15))), "they were kept");
+    // As soon as the view goes on, they are what the store has.
+    let next = write(&view, 15, 20, &counted("u0", 15));
+    assert_eq!(writer.write_deltas(next).await.expect("a write"), WriteOutcome::Written);
+    println!("waiting for the reader to see where the view stands");
+    while read(&reader, "u0").await != (15, at(20)) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(read(&reader, "u1").await, (0, at(20)), "read again");
+    keyspace.drop().await;
+}
+
+/// A reader that has shown a moment past its boundary does not go back to what it kept before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_is_not_older_than_what_was_shown() {
+    let keyspace = Keyspace::new("shown").await;
+    let writer = keyspace.store().await;
+    let slow = CqlOptions { boundary_age: Duration::from_secs(600), ..keyspace.options() };
+    let reader = CqlStore::connect(slow).await.expect("a store");
+    let view = world::view("minutes");
+    let counted = |counts: &[(&str, i64)]| -> Counts {
+        counts.iter().map(|(url, count)| (((*url).to_owned(), 0), *count)).collect()
+    };
+    let read = async |url: &str| {
+        let range = KeyRange { key: Some(world::key(&view, url)), ..KeyRange::default() };
+        let (counts, position) = world::counts(&reader, &view, &range).await.expect("a read");
+        (counts.values().sum::<i64>(), position)
+    };
+    let first = write(&view, 0, 10, &counted(&[("u0", 10)]));
+    assert_eq!(writer.write_deltas(first).await.expect("a write"), WriteOutcome::Written);
+    assert_eq!(read("u0").await, (10, at(10)));
+    let next = write(&view, 10, 20, &counted(&[("u0", 15), ("u1", 5)]));
+    assert_eq!(writer.write_deltas(next).await.expect("a write"), WriteOutcome::Written);
+    assert_eq!(read("u0").await, (10, at(10)), "as of the boundary that it has");
+    assert_eq!(read("u1").await, (5, at(20)), "the rows reach further than the boundary");
+    assert_eq!(read("u0").await, (15, at(20)));
+    keyspace.drop().await;
+}
+
+/// A thread with connections of its own reads the same, and hands them back when it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_has_connections_of_its_own() {
+    let keyspace = Keyspace::new("own").await;
+    let store = CqlStore::connect(CqlOptions { kept_bytes: 0, ..keyspace.options() }).await.expect("a store");
+    let view = world::view("minutes");
+    let counts: Counts = [(("u0".to_owned(), 0), 10)].into();
+    assert_eq!(store.write_deltas(write(&view, 0, 10, &counts)).await.expect("a write"), WriteOutcome::Written);
+    let of_a_thread = || {
+        let (store, view, counts) = (store.clone(), view.clone(), counts.clone());
+        std::thread::scope(|threads| {
+            threads.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let own = tokio::spawn(store.clone().own_connections());
+                    // A second one for the same thread is one too many.
+                    tokio::task::yield_now().await;
+                    store.clone().own_connections().await;
+                    println!("waiting for connections of the thread's own");
+                    while !store.has_own_connections() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    let read = async || world::counts(&store, &view, &KeyRange::default()).await.expect("a read");
+                    assert_eq!(read().await, (counts.clone(), at(10)));
+                    own.abort();
+                    assert!(own.await.expect_err("it does not end by itself").is_cancelled());
+                    assert!(!store.has_own_connections());
+                    assert_eq!(read().await, (counts, at(10)), "over those of all");
+                });
+            });
+        });
+    };
+    tokio::task::block_in_place(of_a_thread);
+    assert!(!store.has_own_connections());
+    keyspace.drop().await;
+}
+
 /// What a write leaves that breaks off: deltas past the progress. Reads stay exact, and whoever goes on is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_breaks_off_does_no_harm() {
