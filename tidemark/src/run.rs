@@ -176,6 +176,7 @@ impl Running {
             (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
             _ => Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched)),
         };
+        // Only where questions are the business: each worker's connections are logins and a share of the server's.
         let beside = cql_store.filter(|_| role.waits_for_deltas()).map(|store| {
             let own: Arc<dyn Fn() -> _ + Send + Sync> = Arc::new(move || store.clone().own_connections().boxed());
             own
