@@ -136,11 +136,16 @@ impl Inner {
         let (known, progress) = tokio::try_join!(self.read_known(before), self.read_progress())?;
         let ended = Instant::now();
         let boundary = Arc::new(Boundary { began, ended, known, progress });
-        if last.is_some_and(|last| boundary.is_behind(&last)) {
+        let has_gone_back = last.is_some_and(|last| boundary.is_behind(&last));
+        if has_gone_back {
             self.forget_everything();
         }
         self.saw(boundary.known.version);
         *self.boundaries.last.lock() = Some(boundary.clone());
+        if has_gone_back {
+            // Now that nobody begins with the boundary of before: what was read under it is not kept, and not answered.
+            self.kept.forget();
+        }
         Ok(boundary)
     }
 
@@ -154,7 +159,6 @@ impl Inner {
         );
         self.tables.lock().clear();
         *self.written.lock() = Written::new(self.options.cache_bytes);
-        self.kept.forget();
         self.whole.lock().clear();
         self.retired.lock().clear();
     }

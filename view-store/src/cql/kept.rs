@@ -52,8 +52,16 @@ struct KeptPart {
 /// The parts of all tables, in so many bytes; which of them, the cache says.
 pub struct KeptParts {
     parts: Option<Cache<PartName, KeptPart, Weigh>>,
-    /// How far reads have seen, where that was further than their boundary; by table.
-    seen: Mutex<HashMap<Arc<str>, Reached>>,
+    seen: Mutex<Seen>,
+}
+
+/// What reads of this handle have come to.
+#[derive(Default)]
+struct Seen {
+    /// How far they have seen, where that was further than their boundary; by table.
+    further: HashMap<Arc<str>, Reached>,
+    /// How often the store has gone back. What began before that may be of a moment that is not any more.
+    lives: u64,
 }
 
 #[derive(Clone)]
@@ -78,14 +86,24 @@ impl KeptParts {
         let part = self.parts.as_ref()?.get(name)?;
         let is_of = *part.known == *known && part.hold.as_ref() == hold && part.since.elapsed() < LONGEST;
         let is_seen = |seen: &Reached| covers(known, seen);
-        (is_of && self.seen.lock().get(&name.table).is_none_or(is_seen)).then_some(part.rows)
+        (is_of && self.seen.lock().further.get(&name.table).is_none_or(is_seen)).then_some(part.rows)
     }
 
-    /// Keeps a part that was read and has nothing past `known`.
-    pub fn keep(&self, name: PartName, known: Arc<Reached>, hold: Option<Arc<Hold>>, rows: &[Stored]) {
+    /// How often the store had gone back when a read began.
+    pub fn lives(&self) -> u64 {
+        self.seen.lock().lives
+    }
+
+    /// Keeps a part that was read and has nothing past `known`, unless the store has gone back since the read began.
+    pub fn keep(&self, name: PartName, lives: u64, known: Arc<Reached>, hold: Option<Arc<Hold>>, rows: &[Stored]) {
         let Some(parts) = &self.parts else { return };
-        if rows.iter().map(bytes_of).sum::<usize>() <= LARGEST_BYTES {
-            parts.insert(name, KeptPart { known, hold, rows: by_themselves(rows), since: Instant::now() });
+        if rows.iter().map(bytes_of).sum::<usize>() > LARGEST_BYTES {
+            return;
+        }
+        let part = KeptPart { known, hold, rows: by_themselves(rows), since: Instant::now() };
+        let seen = self.seen.lock();
+        if seen.lives == lives {
+            parts.insert(name, part);
         }
     }
 
@@ -95,7 +113,7 @@ impl KeptParts {
             return;
         }
         let mut seen = self.seen.lock();
-        let seen = seen.entry(table.clone()).or_default();
+        let seen = seen.further.entry(table.clone()).or_default();
         for (partition, offset) in moment {
             let furthest = seen.entry(*partition).or_insert(0);
             *furthest = (*furthest).max(*offset);
@@ -104,7 +122,9 @@ impl KeptParts {
 
     /// Nothing that was read is certain any more.
     pub fn forget(&self) {
-        self.seen.lock().clear();
+        let mut seen = self.seen.lock();
+        seen.further.clear();
+        seen.lives += 1;
         if let Some(parts) = &self.parts {
             parts.clear();
         }

@@ -66,6 +66,8 @@ struct Read<'a> {
     table: Arc<ViewTable>,
     wanted: Wanted,
     hold: Option<Arc<Hold>>,
+    /// How often the store had gone back when this began.
+    lives: u64,
     /// What was collected, in bytes.
     size: AtomicUsize,
 }
@@ -87,6 +89,7 @@ type RawRow = (Bytes, i64, i32, i64, Option<i64>, Option<i32>, Option<Bytes>);
 
 /// See [`crate::ViewStore::read`].
 pub async fn read(inner: &Arc<Inner>, view: &Arc<View>, range: &KeyRange) -> Result<ViewRead> {
+    let mut lives = inner.kept.lives();
     let mut boundary = inner.recent_boundary().await?;
     inner.read_ahead(&boundary);
     let mut starts = 0;
@@ -95,8 +98,8 @@ pub async fn read(inner: &Arc<Inner>, view: &Arc<View>, range: &KeyRange) -> Res
             check(view, range)?;
             return Ok(ViewRead { published: None, position: Position::new(), rows: stream::empty().boxed() });
         };
-        match at(inner, view, range, &name, &boundary).await {
-            Ok((read, outcome)) if inner.still_holds(&boundary, &name).await? => {
+        match at(inner, view, range, &name, &boundary, lives).await {
+            Ok((read, outcome)) if inner.still_holds(&boundary, &name).await? && inner.kept.lives() == lives => {
                 let Read { table, wanted, hold, .. } = read;
                 let mut position = Position::new();
                 for (partition, offset) in outcome.reached {
@@ -119,6 +122,7 @@ pub async fn read(inner: &Arc<Inner>, view: &Arc<View>, range: &KeyRange) -> Res
         if starts > 100 {
             return Err(busy(view, "it is published over and over again while it is read"));
         }
+        lives = inner.kept.lives();
         boundary = inner.fresh_boundary().await?;
     }
 }
@@ -130,11 +134,12 @@ async fn at<'a>(
     range: &KeyRange,
     name: &Arc<str>,
     boundary: &Arc<Boundary>,
+    lives: u64,
 ) -> Result<(Read<'a>, Outcome)> {
     let table = inner.view_table(view, name).await?;
     let wanted = Wanted::new(&table, range)?;
     let hold = boundary.known.hold(name).cloned();
-    let read = Read { inner, table, wanted, hold, size: AtomicUsize::new(0) };
+    let read = Read { inner, table, wanted, hold, lives, size: AtomicUsize::new(0) };
     let mut outcome = if read.wanted.is_empty() {
         Outcome { rows: Vec::new(), reached: read.stands(boundary) }
     } else if let Some(key) = &read.wanted.key {
@@ -310,7 +315,7 @@ impl Read<'_> {
         let (rows, pages) = self.pages(select, values).await?;
         let reach = Reach::of(known.clone(), &rows, pages == 1);
         if reach.is_within() {
-            kept.keep(name, known, self.hold.clone(), &rows);
+            kept.keep(name, self.lives, known, self.hold.clone(), &rows);
         }
         Ok(Part { bucket, reach, rows })
     }
