@@ -65,10 +65,8 @@ pub struct Statements {
     pub insert_delta: String,
     /// Writes a row of a generation.
     pub insert_batch: String,
-    /// One CQL partition.
+    /// A slice of one CQL partition.
     pub select: String,
-    /// A slice of it.
-    pub select_range: String,
     /// One delta.
     pub select_one: String,
     /// Every row in a range of tokens.
@@ -200,8 +198,7 @@ impl Layout {
                 "INSERT INTO {full} ({keys}bucket, {row}, {others}state) VALUES ({}) USING TIMESTAMP ? AND TTL ?",
                 values(columns + 1)
             ),
-            select: format!("SELECT {row}, through, pieces, state FROM {full} WHERE {here}"),
-            select_range: format!(
+            select: format!(
                 "SELECT {row}, through, pieces, state FROM {full} WHERE {here} AND \"group\" >= ? AND \"group\" < ?"
             ),
             select_one: format!("SELECT marker, through, state FROM {full} WHERE {one}"),

@@ -21,8 +21,6 @@ use crate::tiles::Tiles;
 
 /// After every encoded group: their first byte says null or not, and is small.
 const PAST_ALL: [u8; 1] = [0xff];
-/// Encoded keys of up to this many bytes are whole in the typed columns.
-const SHORT_KEY: usize = 1024;
 /// Up to this many buckets are asked without looking up which there are.
 const ASK_ALL: i64 = 16;
 
@@ -34,8 +32,6 @@ pub struct Wanted {
     pub start: Bytes,
     /// Groups before this.
     pub end: Bytes,
-    /// Whether these are all groups of the key. Next to them there can be those of keys that look the same as typed columns.
-    pub whole: bool,
     pub buckets: BucketRange,
     pub tiles: Option<Arc<Tiles>>,
 }
@@ -61,9 +57,6 @@ impl Wanted {
             // There is no such group, and the server cannot even be asked.
             end.clear();
         }
-        let is_bounded = range.from.is_some() || range.to.is_some() || range.after.is_some();
-        // Longer keys are cut in typed columns, and may have any number of neighbours.
-        let whole = !is_bounded && prefix.len() <= SHORT_KEY;
         let mut start = prefix;
         let mut tiles = None;
         let mut buckets = BucketRange::ALL;
@@ -98,7 +91,7 @@ impl Wanted {
             past.push(0);
             start = start.max(past);
         }
-        Ok(Self { key, start: start.into(), end: end.into(), whole, buckets, tiles })
+        Ok(Self { key, start: start.into(), end: end.into(), buckets, tiles })
     }
 
     /// Whether a group is in it.

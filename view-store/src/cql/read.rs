@@ -304,15 +304,9 @@ impl Read<'_> {
         let mut values = Vec::with_capacity(key.len() + 3);
         values.extend_from_slice(key);
         values.push(CqlValue::BigInt(bucket));
-        // Bounds cost the server a few hundredths of a small read.
-        let select = if self.wanted.whole {
-            &self.table.select
-        } else {
-            values.push(CqlValue::Blob(self.wanted.start.to_vec()));
-            values.push(CqlValue::Blob(self.wanted.end.to_vec()));
-            &self.table.select_range
-        };
-        let (rows, pages) = self.pages(select, values).await?;
+        values.push(CqlValue::Blob(self.wanted.start.to_vec()));
+        values.push(CqlValue::Blob(self.wanted.end.to_vec()));
+        let (rows, pages) = self.pages(&self.table.select, values).await?;
         let reach = Reach::of(known.clone(), &rows, pages == 1);
         if reach.is_within() {
             kept.keep(name, self.lives, known, self.hold.clone(), &rows);

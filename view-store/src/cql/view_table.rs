@@ -32,7 +32,6 @@ pub struct ViewTable {
     pub insert_delta: PreparedStatement,
     pub insert_batch: PreparedStatement,
     pub select: PreparedStatement,
-    pub select_range: PreparedStatement,
     pub select_one: PreparedStatement,
     pub scan: PreparedStatement,
     pub scan_keys: PreparedStatement,
@@ -61,20 +60,18 @@ impl Inner {
             texts.insert_delta,
             texts.insert_batch,
             texts.select,
-            texts.select_range,
             texts.select_one,
             texts.scan,
             texts.scan_keys,
             texts.delete,
         ];
         let prepared = try_join_all(texts.map(|text| prepare(self.sessions.shared(), &self.options, text))).await?;
-        let Ok([insert_delta, insert_batch, mut select, mut select_range, select_one, mut scan, scan_keys, delete]) =
-            <[PreparedStatement; 8]>::try_from(prepared)
+        let Ok([insert_delta, insert_batch, mut select, select_one, mut scan, scan_keys, delete]) =
+            <[PreparedStatement; 7]>::try_from(prepared)
         else {
             return Err(crate::StoreError::Invalid("a statement was not prepared".to_owned()));
         };
         select.set_page_size(PAGE);
-        select_range.set_page_size(PAGE);
         scan.set_page_size(SCAN_PAGE);
         let key_fields = view.group_schema.fields().iter().take(view.key_columns);
         let key_fields: Vec<SortField> = key_fields.map(|field| SortField::new(field.data_type().clone())).collect();
@@ -89,7 +86,6 @@ impl Inner {
             insert_delta,
             insert_batch,
             select,
-            select_range,
             select_one,
             scan,
             scan_keys,
