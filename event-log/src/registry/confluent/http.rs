@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Method, StatusCode, Url};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, perform_sr_call};
 use schema_registry_converter::error::SRCError;
@@ -90,7 +91,7 @@ impl fmt::Debug for Servers {
 }
 
 impl Servers {
-    /// Asks nothing yet.
+    /// Asks nothing yet. Takes a moment when certificates are to be read.
     ///
     /// # Errors
     ///
@@ -112,12 +113,17 @@ impl Servers {
                 found
             }
         };
+        // Reading the system's certificates takes a tenth of a second, twice.
+        let is_plain = addresses(options).all(|text| text.starts_with("http://"));
         let builder = || {
             let builder = ClientBuilder::new().connect_timeout(CONNECT_TIMEOUT).timeout(options.timeout);
-            ca.iter().cloned().fold(builder, ClientBuilder::add_root_certificate)
+            match is_plain {
+                true => builder.tls_certs_only(ca.iter().cloned()).redirect(within_http()),
+                false => builder.tls_certs_merge(ca.iter().cloned()),
+            }
         };
         let mut all = Vec::new();
-        for text in options.urls.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        for text in addresses(options) {
             let wrong =
                 |reason: &dyn fmt::Display| invalid(format!("registry.url: {}: {reason}", without_passwords(text)));
             let (url, login) = parse_url(text, options).map_err(|reason| wrong(&reason))?;
@@ -334,6 +340,18 @@ impl Failures {
     fn last<T>(self) -> Result<T, Failure> {
         Err(self.0.unwrap_or_else(|| Failure::Down("no address".to_owned())))
     }
+}
+
+fn addresses(options: &ConfluentOptions) -> impl Iterator<Item = &str> {
+    options.urls.split(',').map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Follows where it is sent, unless that is to where certificates are wanted.
+fn within_http() -> Policy {
+    Policy::custom(|attempt| match attempt.url().scheme() {
+        "https" => attempt.error("it sends us on to https: give that address"),
+        _ => Policy::default().redirect(attempt),
+    })
 }
 
 /// Splits an address into what may be shown and who asks there.
