@@ -27,6 +27,7 @@ mod lanes;
 mod listener;
 mod membership;
 mod options;
+mod queue;
 mod read;
 mod shift;
 mod topics;

@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::Consumer;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
 use views::{Offset, TopicPartition};
 
 use super::MARKER;
 use super::lanes::{Taken, position};
-use super::listener::Listener;
+use super::queue::{Message, Queue};
 use crate::error::{LogError, Result};
 use crate::log::{Content, ReadLimit, Record};
 
@@ -27,7 +25,7 @@ const JUMP: Duration = Duration::from_secs(5);
 /// A place in a partition. The order of fields is the order in which they go: first it stops fetching.
 pub(super) struct Cursor {
     taken: Taken,
-    queue: PartitionQueue<Listener>,
+    queue: Queue,
     /// Told whenever the queue has something after it was empty.
     pub filled: Arc<Notify>,
     /// What it hands out next is the first record at or past this.
@@ -59,14 +57,7 @@ pub(super) enum Stop {
 }
 
 impl Cursor {
-    pub fn new(
-        taken: Taken,
-        queue: PartitionQueue<Listener>,
-        filled: Arc<Notify>,
-        at: Offset,
-        end: Offset,
-        one_of: Arc<()>,
-    ) -> Self {
+    pub fn new(taken: Taken, queue: Queue, filled: Arc<Notify>, at: Offset, end: Offset, one_of: Arc<()>) -> Self {
         Self {
             taken,
             queue,
@@ -90,6 +81,7 @@ impl Cursor {
         place.add_partition_offset(&of.topic, of.partition as i32, At::Offset(position(of, to)?)).map_err(refused)?;
         let outcome = lane.consumer.seek_partitions(place, JUMP).map_err(refused)?;
         outcome.elements().iter().try_for_each(|element| element.error()).map_err(refused)?;
+        self.queue.clear();
         (self.next, self.end_before, self.failed) = (to, Some(end), false);
         Ok(())
     }
@@ -105,7 +97,7 @@ impl Cursor {
         let mut found = Found::default();
         let mut stop = None;
         while taken.shapes.len() < limit.records && (taken.shapes.is_empty() || taken.arena.len() < limit.bytes) {
-            match self.queue.poll(Duration::ZERO) {
+            match self.queue.next() {
                 None => break,
                 Some(Ok(message)) => {
                     self.end_before = None;
@@ -177,8 +169,8 @@ enum ShapeOf {
 }
 
 impl Taking {
-    fn push(&mut self, of: &TopicPartition, message: &BorrowedMessage<'_>) -> Result<()> {
-        let Timestamp::LogAppendTime(time) = message.timestamp() else {
+    fn push(&mut self, of: &TopicPartition, message: &Message) -> Result<()> {
+        let Some(time) = message.append_time() else {
             return Err(LogError::Invalid(format!(
                 "topic {}: the record at offset {} of partition {} has no append time: it was written before the topic had \
                  message.timestamp.type=LogAppendTime",
@@ -187,7 +179,7 @@ impl Taking {
                 of.partition
             )));
         };
-        let (key, value) = (message.key(), message.payload());
+        let (key, value) = (message.key(), message.value());
         let marker = if key.is_none() && value.is_none() { marker(message) } else { None };
         let content = match marker {
             Some(number) => ShapeOf::Marker(number),
@@ -224,7 +216,6 @@ impl Taking {
 }
 
 /// The number of a marker.
-fn marker(message: &BorrowedMessage<'_>) -> Option<u64> {
-    let header = message.headers()?.iter().find(|header| header.key == MARKER)?;
-    std::str::from_utf8(header.value?).ok()?.parse().ok()
+fn marker(message: &Message) -> Option<u64> {
+    std::str::from_utf8(message.header(MARKER)?).ok()?.parse().ok()
 }

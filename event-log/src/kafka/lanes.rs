@@ -1,8 +1,9 @@
 //! The consumers that fetch records, each holding many partitions but every partition at most once.
 //!
-//! A consumer of librdkafka has threads and connections of its own, so there are few. A partition that is read at several places
-//! at once is in several lanes. Every further lane takes twice as many partitions with buffers half as large, so
-//! what is fetched ahead grows with the logarithm of what is read, not with it.
+//! A consumer of librdkafka has threads and connections of its own, so there are few. It asks a broker for more only when it has
+//! unpacked what came before, so lanes go in pairs: one unpacks while the other waits. A partition that is read at several places at
+//! once is in several lanes. Every further pair takes twice as many partitions with buffers half as large, so what is fetched ahead
+//! grows with the logarithm of what is read, not with it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,14 +20,15 @@ use super::cluster::listen;
 use super::cursor::Cursor;
 use super::listener::Listener;
 use super::options::{Buffers, KafkaOptions, Role, refused};
+use super::queue::Queue;
 use crate::error::{LogError, Result};
 
-/// How many partitions the first lane takes, and what is fetched ahead for each.
-const FIRST: usize = 8;
+/// How many partitions the first lanes take, and what is fetched ahead for each.
+const FIRST: usize = 4;
 const FIRST_BUFFERS: Buffers = Buffers { kilobytes: 4096, records: 16_384, fetch_bytes: 512 << 10 };
 /// How long a lane may look for a partition it has not heard of.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often a lane is made smaller.
+/// How often the buffers are made smaller.
 const MOST_HALVINGS: usize = 5;
 
 /// All lanes of a log.
@@ -58,27 +60,31 @@ impl Lanes {
         // librdkafka looks for partitions it has not heard of once a second: too late for somebody who waits.
         consumer.fetch_metadata(Some(&of.topic), LOOK).map_err(failed)?;
         // Before it is assigned: what is fetched goes into a queue of its own from the first record on.
-        let queue = consumer.split_partition_queue(&of.topic, of.partition as i32);
-        let mut queue = queue.ok_or_else(|| LogError::NotFound(format!("partition {of}")))?;
         let filled = Arc::new(Notify::new());
-        let wake = filled.clone();
-        queue.set_nonempty_callback(move || wake.notify_one());
+        let queue = Queue::of(consumer, of, filled.clone());
+        let queue = queue.ok_or_else(|| LogError::NotFound(format!("partition {of}")))?;
         let mut place = TopicPartitionList::with_capacity(1);
         place.add_partition_offset(&of.topic, of.partition as i32, At::Offset(position(of, at)?)).map_err(failed)?;
         consumer.incremental_assign(&place).map_err(failed)?;
         Ok(Cursor::new(taken, queue, filled, at, end, one_of))
     }
 
-    /// A lane with room that does not have the partition yet.
+    /// A lane with room that does not have the partition yet: the emptier one of the first pair that has such a lane.
     fn lane_for(&self, of: &TopicPartition) -> Result<Arc<Lane>> {
         let mut lanes = self.lanes.lock();
-        if let Some(lane) = lanes.iter().find(|lane| lane.take(of)) {
-            return Ok(lane.clone());
+        for pair in lanes.chunks_exact(2) {
+            if let Some(lane) = pair.iter().filter(|lane| lane.has_room(of)).min_by_key(|lane| lane.partitions()) {
+                return Ok(lane.taken_by(of));
+            }
         }
-        let lane = Arc::new(Lane::new(&self.options, &self.listener, lanes.len())?);
-        lane.take(of);
+        // One whose pair is yet to come.
+        let single = lanes.chunks_exact(2).remainder().first();
+        if let Some(lane) = single.filter(|lane| lane.partitions() == 0) {
+            return Ok(lane.taken_by(of));
+        }
+        let lane = Arc::new(Lane::new(&self.options, &self.listener, lanes.len() / 2)?);
         lanes.push(lane.clone());
-        Ok(lane)
+        Ok(lane.taken_by(of))
     }
 
     /// Serves what librdkafka has to say.
@@ -91,8 +97,9 @@ impl Lanes {
 }
 
 impl Lane {
-    fn new(options: &KafkaOptions, listener: &Listener, number: usize) -> Result<Self> {
-        let halvings = number.min(MOST_HALVINGS);
+    /// One of the pair with that number.
+    fn new(options: &KafkaOptions, listener: &Listener, pair: usize) -> Result<Self> {
+        let halvings = pair.min(MOST_HALVINGS);
         let buffers = Buffers {
             kilobytes: FIRST_BUFFERS.kilobytes >> halvings,
             records: FIRST_BUFFERS.records >> halvings,
@@ -103,9 +110,18 @@ impl Lane {
         Ok(Self { consumer: Arc::new(consumer), most: FIRST << halvings, partitions: Mutex::default() })
     }
 
-    fn take(&self, of: &TopicPartition) -> bool {
-        let mut partitions = self.partitions.lock();
-        partitions.len() < self.most && partitions.insert(of.clone())
+    fn partitions(&self) -> usize {
+        self.partitions.lock().len()
+    }
+
+    fn has_room(&self, of: &TopicPartition) -> bool {
+        let partitions = self.partitions.lock();
+        partitions.len() < self.most && !partitions.contains(of)
+    }
+
+    fn taken_by(self: &Arc<Self>, of: &TopicPartition) -> Arc<Self> {
+        self.partitions.lock().insert(of.clone());
+        self.clone()
     }
 }
 
