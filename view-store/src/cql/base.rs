@@ -58,6 +58,9 @@ pub struct Base {
 
 /// Makes what is missing, and refuses another version's tables.
 pub async fn create(session: &Session, options: &CqlOptions) -> Result<()> {
+    if is_ready(session, options).await {
+        return Ok(());
+    }
     if !connect::has_keyspace(session, options).await? {
         connect::create_keyspace(session, options).await?;
     }
@@ -77,6 +80,9 @@ pub async fn create(session: &Session, options: &CqlOptions) -> Result<()> {
 
 /// Refuses a keyspace that is not there or not ours.
 pub async fn check(session: &Session, options: &CqlOptions) -> Result<()> {
+    if is_ready(session, options).await {
+        return Ok(());
+    }
     let keyspace = &options.keyspace;
     let found = if connect::has_keyspace(session, options).await? { version(session, options).await? } else { None };
     match found {
@@ -91,6 +97,11 @@ pub async fn check(session: &Session, options: &CqlOptions) -> Result<()> {
     }
 }
 
+/// Whether the tables are there, as this program needs them. One question, because that is so at almost every start.
+async fn is_ready(session: &Session, options: &CqlOptions) -> bool {
+    matches!(recorded_version(session, options).await, Ok(Some(VERSION)))
+}
+
 async fn version(session: &Session, options: &CqlOptions) -> Result<Option<i32>> {
     let keyspace = &options.keyspace;
     let failed = |error| super::failed("reading the version of the tables", error);
@@ -101,6 +112,13 @@ async fn version(session: &Session, options: &CqlOptions) -> Result<Option<i32>>
     {
         return Ok(None);
     }
+    recorded_version(session, options).await
+}
+
+/// The version that the table of versions has; fails when there is none.
+async fn recorded_version(session: &Session, options: &CqlOptions) -> Result<Option<i32>> {
+    let keyspace = &options.keyspace;
+    let failed = |error| super::failed("reading the version of the tables", error);
     let select = format!("SELECT version FROM \"{keyspace}\".tidemark_schema WHERE component = 'store'");
     let found = session.query_unpaged(select, ()).await.map_err(failed)?;
     let found = found.into_rows_result().map_err(|error| super::unreadable("reading the version", error))?;
