@@ -124,6 +124,7 @@ impl Task {
         let mut last_write = Instant::now().checked_sub(shared.settings.flush_interval).unwrap_or_else(Instant::now);
         let mut looked_at_end: Option<Instant> = None;
         let mut log_end = 0;
+        let mut behind = false;
         loop {
             if looked_at_end.is_none_or(|looked| looked.elapsed() >= LOOK_AT_END_EVERY) {
                 log_end = self.log_end().await?;
@@ -137,9 +138,11 @@ impl Task {
             };
             // After a failure, or when it is time to stop, what was folded before is written all the same: reading that fails now
             // and then must not keep a large micro-batch from ever being done.
-            let behind = batch.position + (shared.settings.read_records as u64) < log_end;
+            let left = log_end.saturating_sub(batch.position);
+            // Who is catching up does so to the end.
+            behind = left > if behind { 0 } else { shared.settings.read_records as u64 };
             let last_chance = !matches!(step, Step::Read(Ok(())));
-            if !batch.is_empty() && (last_chance || self.is_enough(&batch, behind, last_write)) {
+            if !batch.is_empty() && (last_chance || self.is_enough(&batch, if behind { left } else { 0 }, last_write)) {
                 match self.write(&mut batch).await? {
                     Flushed::Written => self.until = None,
                     Flushed::Conflict => return Ok(Pause::StandAgain),
@@ -183,9 +186,12 @@ impl Task {
         }
         let limit = ReadLimit { records: settings.read_records.max(1), bytes: settings.read_bytes, wait };
         let mut records = partition.shared.log.read(&partition.place, batch.position, limit).await?;
-        let Some(last) = records.last() else {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return Ok(());
         };
+        if self.head && batch.records == 0 {
+            partition.status.lock().read_first = Some((first.offset, first.append_time));
+        }
         let mut next = last.offset + 1;
         partition.log_ends_at(next);
         if let Some(until) = self.until.filter(|until| *until < next) {
@@ -201,14 +207,19 @@ impl Task {
         Ok(())
     }
 
-    /// Whether a micro-batch is to be written now. While caught up, events wait no longer than it takes; while behind, the
-    /// larger the micro-batch the better, because a write costs by the touched group.
-    fn is_enough(&self, batch: &MicroBatch, behind: bool, last_write: Instant) -> bool {
+    /// Whether a micro-batch is to be written now. While caught up, events wait no longer than it takes; while `left` records are
+    /// still to be caught up with, the larger the micro-batch the better, because a write costs by the touched group.
+    fn is_enough(&self, batch: &MicroBatch, left: u64, last_write: Instant) -> bool {
         let shared = &self.partition.shared;
         if self.until == Some(batch.position) {
             return true;
         }
-        let interval = if behind { shared.settings.catch_up_interval } else { shared.settings.flush_interval };
+        let interval = match left {
+            0 => shared.settings.flush_interval,
+            // The end is nearer than the beginning: by then the same groups would be written twice.
+            left if left < batch.records => shared.settings.catch_up_interval.saturating_mul(2),
+            _ => shared.settings.catch_up_interval,
+        };
         last_write.elapsed() >= interval
             || batch.records >= shared.settings.max_records
             || batch.size() >= shared.memory_of_a_task()

@@ -9,7 +9,8 @@ pub struct SpeedSettings {
     /// While caught up, at least this long between two writes of a partition: freshness against write load. An event that
     /// comes after a longer silence is written at once.
     pub flush_interval: Duration,
-    /// While behind, at most about this long between two writes: micro-batches grow with the lag up to here.
+    /// While behind, at most about this long between two writes: micro-batches grow with the lag up to here. Twice as long when the
+    /// end is near.
     pub catch_up_interval: Duration,
     /// Bytes of states that may wait for being written, in all partitions together. A write holds about twice that while it
     /// lasts, so half of this makes a micro-batch end.

@@ -15,6 +15,8 @@ pub struct PartitionStatus {
     pub log_end: Offset,
     /// Its views, by name.
     pub views: BTreeMap<Arc<str>, ViewStatus>,
+    /// The first record that was read after the last write, and when the log took it (microseconds since the epoch).
+    pub read_first: Option<(Offset, i64)>,
     /// Why the last attempt failed, until one succeeds.
     pub last_error: Option<String>,
 }
@@ -41,7 +43,7 @@ pub struct Failure {
 
 impl PartitionStatus {
     pub(crate) fn new(partition: TopicPartition) -> Self {
-        Self { partition, log_end: 0, views: BTreeMap::new(), last_error: None }
+        Self { partition, log_end: 0, views: BTreeMap::new(), read_first: None, last_error: None }
     }
 
     /// Every record before this is in the store, for every view that has not failed.
@@ -54,6 +56,11 @@ impl PartitionStatus {
     pub fn furthest(&self) -> Offset {
         let going = self.views.values().filter(|view| view.failed.is_none());
         going.map(|view| view.position).max().unwrap_or(self.log_end)
+    }
+
+    /// When the log took the first record at or past `position` (microseconds since the epoch), if that is what was read.
+    pub fn waiting_since(&self, position: Offset) -> Option<i64> {
+        self.read_first.filter(|(offset, _)| *offset >= position).map(|(_, time)| time)
     }
 
     /// How many records are not in the store yet, for the slowest view that has not failed.
