@@ -47,25 +47,26 @@ impl Backends {
     ///
     /// The first part that cannot be had.
     pub async fn open(settings: &Settings) -> Result<Self> {
-        let data = &settings.data;
-        let store = async {
-            let opened: (Arc<dyn ViewStore>, _, _) = match settings.store.kind {
-                StoreKind::Embedded => {
-                    let store = open_store(&data.join("views"), settings.store.cache.0)?;
-                    (Arc::new(store.clone()), Some(store), None)
-                }
-                StoreKind::Cql => {
-                    let store = CqlStore::connect(cql_options(settings)?).await.context("view store")?;
-                    (Arc::new(store.clone()), None, Some(store))
-                }
-            };
-            Ok(opened)
+        let (parts, ()) = Self::open_and(settings, async |_| Ok(())).await?;
+        Ok(parts)
+    }
+
+    /// The same, and does something with the first parts while the store is still being connected to: each takes some round trips of its
+    /// own, and others wait for a process that is started again.
+    ///
+    /// # Errors
+    ///
+    /// The first part that cannot be had, or what was to be done.
+    pub async fn open_and<T>(settings: &Settings, then: impl AsyncFnOnce(&Truth) -> Result<T>) -> Result<(Self, T)> {
+        // The log begins: where it is embedded, it is what finds out that another process has the folder.
+        let truth = async {
+            let truth = Truth::open(settings).await?;
+            let done = then(&truth).await?;
+            Ok((truth, done))
         };
-        // Each takes some round trips of its own, and others wait for a process that is started again. The log begins: where it is
-        // embedded, it is what finds out that another process has the folder.
-        let (truth, (store, embedded_store, cql_store)) = tokio::try_join!(Truth::open(settings), store)?;
+        let ((truth, done), (store, embedded_store, cql_store)) = tokio::try_join!(truth, open_view_store(settings))?;
         let Truth { log, kafka, registry, archive } = truth;
-        Ok(Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store, cql_store })
+        Ok((Self { log, kafka, registry, objects: archive.objects(), archive, store, embedded_store, cql_store }, done))
     }
 }
 
@@ -266,6 +267,20 @@ fn cql_options(settings: &Settings) -> Result<CqlOptions> {
     })
 }
 
+/// The view store: behind its port, and as the one of both that it is.
+async fn open_view_store(settings: &Settings) -> Result<(Arc<dyn ViewStore>, Option<EmbeddedStore>, Option<CqlStore>)> {
+    Ok(match settings.store.kind {
+        StoreKind::Embedded => {
+            let store = open_embedded_store(&settings.data.join("views"), settings.store.cache.0)?;
+            (Arc::new(store.clone()), Some(store), None)
+        }
+        StoreKind::Cql => {
+            let store = CqlStore::connect(cql_options(settings)?).await.context("view store")?;
+            (Arc::new(store.clone()), None, Some(store))
+        }
+    })
+}
+
 /// The log is opened first, so it is here that a second process finds the first.
 fn not_opened(data: &Path, error: &LogError) -> Failure {
     let text = error.to_string();
@@ -279,7 +294,7 @@ fn not_opened(data: &Path, error: &LogError) -> Failure {
 }
 
 /// Opens the view store. A damaged one is removed: its states are rebuilt from the log.
-fn open_store(dir: &Path, cache_bytes: u64) -> Result<EmbeddedStore> {
+fn open_embedded_store(dir: &Path, cache_bytes: u64) -> Result<EmbeddedStore> {
     let options = view_store::embedded::EmbeddedOptions { cache_bytes, ..Default::default() };
     match EmbeddedStore::open(dir, options.clone()) {
         Err(StoreError::Damaged(place)) => {

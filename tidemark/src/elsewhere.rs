@@ -1,8 +1,8 @@
 //! What other processes do, seen from one that does not: how far the speed layer is, as the view store says, and how far the
 //! archive is, as its listing says. Both are looked at again and again.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use event_log::archive::Archive;
@@ -11,6 +11,7 @@ use event_log::{EventLog, ReadLimit};
 use futures::future::{BoxFuture, try_join, try_join_all};
 use parking_lot::Mutex;
 use serving_layer::{ArchiveStatus, PartitionStatus, SpeedStatus};
+use speed_layer::SpeedLayer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -20,20 +21,22 @@ use views::{Application, Offset, TopicPartition, View};
 
 use crate::watched_log::WatchedLog;
 
-/// How often to ask where the views stand.
+/// How often to ask where the views stand, while somebody waits for that or events are on their way.
 const LOOK_AT_STORE: Duration = Duration::from_millis(25);
 
-/// How often to ask where the log ends: what other processes appended is found out then.
-const LOOK_AT_LOG: Duration = Duration::from_millis(250);
+/// How often otherwise, and how often to ask where the log ends: what other processes appended is found out then. A cluster with
+/// nothing to do spends twelve milliseconds of a core on each question, because its threads look for more work before they sleep.
+const LOOK_SELDOM: Duration = Duration::from_millis(250);
 
 /// How often to list the archive.
 const LOOK_AT_ARCHIVE: Duration = Duration::from_secs(10);
 
-/// The speed layer of other processes.
+/// The speed layer of other processes, and of this one as one of them.
 pub struct SpeedElsewhere {
     seen: Arc<Mutex<BTreeMap<TopicPartition, Seen>>>,
     moved: watch::Sender<u64>,
     log: Arc<WatchedLog>,
+    own: Weak<SpeedLayer>,
     looking: JoinHandle<()>,
 }
 
@@ -41,15 +44,23 @@ pub struct SpeedElsewhere {
 #[derive(Debug, Clone, Default)]
 struct Seen {
     log_end: Offset,
-    position: Offset,
+    /// `None`: not found out yet.
+    position: Option<Offset>,
     /// The append time of a record, by its offset.
     waiting: Option<(Offset, i64)>,
     error: Option<String>,
 }
 
 impl SpeedElsewhere {
-    /// Begins to look. Call it within a Tokio runtime.
-    pub fn watch(application: &Application, store: Arc<dyn ViewStore>, log: Arc<WatchedLog>) -> Self {
+    /// Begins to look, often or seldom while there is only lag to be seen. `own`: the speed layer of this process, if it has one. Call
+    /// it within a Tokio runtime.
+    pub fn watch(
+        application: &Application,
+        store: Arc<dyn ViewStore>,
+        log: Arc<WatchedLog>,
+        own: Weak<SpeedLayer>,
+        follows_lag: bool,
+    ) -> Self {
         let seen = Arc::<Mutex<BTreeMap<TopicPartition, Seen>>>::default();
         let moved = watch::channel(0).0;
         let looking = Looking {
@@ -58,8 +69,10 @@ impl SpeedElsewhere {
             log: log.clone(),
             seen: seen.clone(),
             moved: moved.clone(),
+            own: own.clone(),
+            follows_lag,
         };
-        Self { seen, moved, log, looking: tokio::spawn(looking.on()) }
+        Self { seen, moved, log, own, looking: tokio::spawn(looking.on()) }
     }
 }
 
@@ -72,15 +85,23 @@ impl Drop for SpeedElsewhere {
 impl SpeedStatus for SpeedElsewhere {
     fn partitions(&self, topic: &str) -> Vec<PartitionStatus> {
         let seen = self.seen.lock();
+        let mut own = HashMap::new();
+        if let Some(layer) = self.own.upgrade() {
+            layer.look(|status| {
+                let position = seen.get(&status.partition).and_then(|seen| seen.position).unwrap_or(0);
+                own.extend(Some(status.partition.clone()).zip(status.waiting_since(position)));
+            });
+        }
         let of_topic = seen.iter().filter(|(partition, _)| &*partition.topic == topic);
         let status = |(partition, seen): (&TopicPartition, &Seen)| {
-            let (appended_end, appended_at) = self.log.past(partition, seen.position);
-            let asked = seen.waiting.filter(|(offset, _)| *offset == seen.position).map(|(_, time)| time);
+            let position = seen.position.unwrap_or(0);
+            let (appended_end, appended_at) = self.log.past(partition, position);
+            let asked = seen.waiting.filter(|(offset, _)| *offset == position).map(|(_, time)| time);
             PartitionStatus {
                 partition: partition.clone(),
                 log_end: seen.log_end.max(appended_end),
-                position: seen.position,
-                waiting_since: appended_at.or(asked),
+                position,
+                waiting_since: appended_at.or(own.get(partition).copied()).or(asked),
                 error: seen.error.clone(),
             }
         };
@@ -108,27 +129,39 @@ struct Looking {
     log: Arc<WatchedLog>,
     seen: Arc<Mutex<BTreeMap<TopicPartition, Seen>>>,
     moved: watch::Sender<u64>,
+    own: Weak<SpeedLayer>,
+    follows_lag: bool,
 }
 
 impl Looking {
     async fn on(self) {
         let mut looks = tokio::time::interval(LOOK_AT_STORE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked_at_log: Option<tokio::time::Instant> = None;
+        let mut looked: Option<tokio::time::Instant> = None;
         loop {
             looks.tick().await;
-            let is_due = looked_at_log.is_none_or(|looked| looked.elapsed() >= LOOK_AT_LOG);
-            if is_due {
-                looked_at_log = Some(tokio::time::Instant::now());
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_SELDOM) {
+                looked = Some(tokio::time::Instant::now());
                 if let Err(error) = self.look_at_log().await {
                     self.went_wrong(&error);
                     continue;
                 }
+            } else if !self.is_awaited() {
+                continue;
             }
             if let Err(error) = self.look_at_store().await {
                 self.went_wrong(&error);
             }
         }
+    }
+
+    /// Whether somebody waits for the views to move, or events are known that they lack.
+    fn is_awaited(&self) -> bool {
+        let is_behind = |(partition, seen): (&TopicPartition, &Seen)| {
+            let position = seen.position.unwrap_or(0);
+            position < seen.log_end.max(self.log.past(partition, position).0)
+        };
+        self.moved.receiver_count() > 0 || (self.follows_lag && self.seen.lock().iter().any(is_behind))
     }
 
     fn went_wrong(&self, error: &dyn std::fmt::Display) {
@@ -157,15 +190,20 @@ impl Looking {
         Ok(())
     }
 
-    /// Partitions in which a record waits that this process did not append: only the log knows since when.
+    /// Partitions in which a record waits that this process did not append and does not fold: only the log knows since when.
     fn unknown_ages(&self) -> Vec<(TopicPartition, Offset)> {
+        let mut own = HashSet::new();
+        if let Some(layer) = self.own.upgrade() {
+            layer.look(|status| _ = own.insert(status.partition.clone()));
+        }
         let seen = self.seen.lock();
-        let is_unknown = |(partition, seen): &(&TopicPartition, &Seen)| {
-            seen.position < seen.log_end
-                && seen.waiting.is_none_or(|(offset, _)| offset != seen.position)
-                && self.log.past(partition, seen.position).1.is_none()
-        };
-        seen.iter().filter(is_unknown).map(|(partition, seen)| (partition.clone(), seen.position)).collect()
+        let unknown = seen.iter().filter_map(|(partition, seen)| {
+            let position = seen.position.filter(|position| *position < seen.log_end && !own.contains(partition))?;
+            let is_asked = seen.waiting.is_some_and(|(offset, _)| offset == position);
+            let is_known = is_asked || self.log.past(partition, position).1.is_some();
+            (!is_known).then(|| (partition.clone(), position))
+        });
+        unknown.collect()
     }
 
     async fn look_at_store(&self) -> StoreResult<()> {
@@ -174,8 +212,8 @@ impl Looking {
         let mut has_moved = false;
         for (partition, position) in partitions.iter().zip(positions) {
             if let (Some(position), Some(seen)) = (position, self.seen.lock().get_mut(partition)) {
-                has_moved |= seen.position != position;
-                (seen.position, seen.error) = (position, None);
+                has_moved |= seen.position != Some(position);
+                (seen.position, seen.error) = (Some(position), None);
             }
         }
         if has_moved {

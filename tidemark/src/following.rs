@@ -28,7 +28,10 @@ const LOOK: Duration = Duration::from_millis(250);
 /// has caught up writes every ten milliseconds.
 const FIRST_PATIENCE: Duration = Duration::from_millis(60);
 
-/// How long it may stand still before others do. Whoever is far behind writes once a second.
+/// Whoever follows a partition with more records ahead than this writes every second or two: looking twice would tell nothing.
+const FAR: u64 = 8192;
+
+/// How long it may stand still before others do. Whoever is far behind writes every second or two.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// After this long a partition is let go of that was taken so: if its owner was only slow, it goes on.
@@ -104,12 +107,12 @@ impl Looking {
                 }
                 () = tokio::time::sleep_until(next_look.into()) => {
                     let is_first = assigned.borrow().times == 0;
-                    let (every, patience) = if is_first { (FIRST_LOOK, FIRST_PATIENCE) } else { (LOOK, PATIENCE) };
                     let own = told.borrow().clone();
-                    if let Err(error) = self.look(patience, &own).await {
+                    let others = self.look(is_first, &own).await.unwrap_or_else(|error| {
                         tracing::debug!(error = error.message, "looking for partitions that nobody moves");
-                    }
-                    next_look = Instant::now() + every;
+                        true
+                    });
+                    next_look = Instant::now() + if is_first && others { FIRST_LOOK } else { LOOK };
                 }
             }
             let Some(share) = self.share.upgrade() else { return };
@@ -124,8 +127,9 @@ impl Looking {
         }
     }
 
-    /// Takes partitions that stand still, and lets go of those whose turn is over.
-    async fn look(&mut self, patience: Duration, own: &BTreeSet<TopicPartition>) -> Result {
+    /// Takes partitions that stand still, and lets go of those whose turn is over. `is_first`: the group has not spoken yet.
+    /// Returns whether there are any that it does not follow.
+    async fn look(&mut self, is_first: bool, own: &BTreeSet<TopicPartition>) -> Result<bool> {
         self.taken.retain(|_, since| since.elapsed() < TURN);
         let topics: BTreeSet<Arc<str>> = self.views.iter().map(|view| view.source.name.clone()).collect();
         let mut others = Vec::new();
@@ -140,7 +144,7 @@ impl Looking {
             }
         }
         if others.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let partitions: Vec<TopicPartition> = others.iter().map(|(partition, _)| partition.clone()).collect();
         let stands = furthest(&self.views, self.store.as_ref(), &partitions).await.context("view store")?;
@@ -149,15 +153,21 @@ impl Looking {
                 self.still.remove(&partition);
                 continue;
             };
+            let patience = match (is_first, end - stands > FAR) {
+                (true, true) => Duration::ZERO,
+                (true, false) => FIRST_PATIENCE,
+                (false, _) => PATIENCE,
+            };
             let seen = self.still.entry(partition.clone()).or_insert_with(|| (stands, Instant::now()));
             if seen.0 != stands {
                 *seen = (stands, Instant::now());
-            } else if seen.1.elapsed() >= patience {
+            }
+            if seen.1.elapsed() >= patience {
                 tracing::info!(%partition, "nobody moves it: this process goes on with it until the group says whose it is");
                 self.still.remove(&partition);
                 self.taken.insert(partition, Instant::now());
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

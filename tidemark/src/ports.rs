@@ -227,7 +227,7 @@ impl SpeedStatus for Speed {
                 partition: status.partition.clone(),
                 log_end: status.log_end.max(appended_end),
                 position,
-                waiting_since,
+                waiting_since: waiting_since.or_else(|| status.waiting_since(position)),
                 error: status.last_error.clone(),
             });
         });

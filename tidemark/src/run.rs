@@ -22,6 +22,7 @@ use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
 use event_log::{Beginnings, EventLog, LogError, TopicSpec, import};
 use futures::FutureExt as _;
+use futures::future::{try_join, try_join_all};
 use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
 use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use view_store::ViewStore;
 use view_store::embedded::EmbeddedStore;
-use views::{Application, Offset, TopicPartition};
+use views::{Application, Offset, TopicPartition, View};
 
 use crate::application::Folder;
 use crate::backends::{Backends, Share, must_be_shared};
@@ -105,11 +106,13 @@ impl Running {
             let missing = "batch.engine = \"ballista\": this binary was built without the feature `distributed`";
             return Err(crate::failure::Failure::usage(missing));
         }
-        let backends = Backends::open(&settings).await?;
+        let (backends, topics) = Backends::open_and(&settings, async |parts| {
+            refuse_broken_import(parts.log.as_ref(), &parts.archive, &application).await?;
+            create_topics(parts.log.as_ref(), parts.registry.as_ref(), &application, &settings).await
+        })
+        .await?;
         let Backends { log: local, kafka, registry, archive, store, embedded_store: embedded, cql_store, .. } =
             backends;
-        refuse_broken_import(local.as_ref(), &archive, &application).await?;
-        let topics = create_topics(local.as_ref(), registry.as_ref(), &application, &settings).await?;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
         let log: Arc<dyn EventLog> = watched.clone();
         refuse_lost_end(local.as_ref(), store.as_ref(), &application, &settings).await?;
@@ -174,7 +177,10 @@ impl Running {
         metrics::register(&metrics, speed.as_ref(), archiver, embedded.clone())?;
         let deltas: Arc<dyn SpeedStatus> = match (&speed, role) {
             (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
-            _ => Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched)),
+            (own, _) => {
+                let own = own.as_ref().map_or_else(std::sync::Weak::new, Arc::downgrade);
+                Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched, own, role.waits_for_deltas()))
+            }
         };
         // Only where questions are the business: each worker's connections are logins and a share of the server's.
         let beside = cql_store.filter(|_| role.waits_for_deltas()).map(|store| {
@@ -566,31 +572,27 @@ async fn refuse_lost_end(
     application: &Application,
     settings: &Settings,
 ) -> Result<()> {
-    let published = store.published().await.context("view store")?;
-    for view in &application.views {
+    // Side by side: a store over a network answers all of it with one read or two.
+    let folded = |view: Arc<View>| async move {
         let topic = &view.source.name;
-        let frontier = published.as_ref().and_then(|published| Some(published.of(view)?.1));
         let partitions = log.bounds(topic).await.context("event log")?.len();
-        let mut folded = Vec::with_capacity(partitions);
-        for number in 0..u32::try_from(partitions).unwrap_or(u32::MAX) {
-            let partition = TopicPartition::new(topic.clone(), number);
-            let progress = store.progress(view, &partition).await.context("view store")?.offset;
-            folded.push(progress.max(frontier.and_then(|frontier| frontier.get(&partition)).unwrap_or(0)));
-        }
+        let places =
+            (0..u32::try_from(partitions).unwrap_or(u32::MAX)).map(|it| TopicPartition::new(topic.clone(), it));
+        let places: Vec<TopicPartition> = places.collect();
+        let progress = try_join_all(places.iter().map(|place| store.progress(&view, place)));
+        let (published, progress) = try_join(store.published(), progress).await.context("view store")?;
+        let frontier = published.as_ref().and_then(|published| Some(published.of(&view)?.1));
         // Asked for afterwards: other processes append and fold all the while.
         let ends = log.bounds(topic).await.context("event log")?;
-        for ((number, kept), folded) in (0u32..).zip(ends).zip(folded) {
+        for ((place, progress), kept) in places.iter().zip(progress).zip(ends) {
+            let folded = progress.offset.max(frontier.and_then(|frontier| frontier.get(place)).unwrap_or(0));
             if folded > kept.end {
-                return Err(lost_end(
-                    settings,
-                    &TopicPartition::new(topic.clone(), number),
-                    kept.end,
-                    &view.name,
-                    folded,
-                ));
+                return Err(lost_end(settings, place, kept.end, &view.name, folded));
             }
         }
-    }
+        Ok(())
+    };
+    try_join_all(application.views.iter().cloned().map(folded)).await?;
     Ok(())
 }
 

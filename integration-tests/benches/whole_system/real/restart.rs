@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use integration_tests::process::Process;
 use integration_tests::servers::Servers;
 use tidemark::backends::Backends;
 use view_store::ViewStore;
@@ -42,6 +43,7 @@ pub async fn measure(servers: &Servers, scale: &Scale, table: &mut Table) {
         let started = Instant::now();
         let process = corner.start("speed", &folder, "");
         let ready = started.elapsed().as_secs_f64();
+        until_folded(&process, filled.events).await;
         until_caught_up(&clicks, &views, &*store).await;
         let took = started.elapsed().as_secs_f64();
         assert_eq!(process.terminate(), Some(0), "SIGTERM is graceful");
@@ -69,6 +71,19 @@ pub async fn measure(servers: &Servers, scale: &Scale, table: &mut Table) {
 
 async fn ends(clicks: &Clickstream) -> Vec<Offset> {
     clicks.log.bounds("clicks").await.expect("bounds").into_iter().map(|kept| kept.end).collect()
+}
+
+/// Waits until the process has folded so many events, as it says itself: questions would cost the store more than the writes.
+async fn until_folded(process: &Process, events: u64) {
+    loop {
+        let metrics = process.http.get(format!("{}/metrics", process.url)).send().await.expect("an answer");
+        let metrics = metrics.text().await.expect("text");
+        let folded = metrics.lines().find_map(|line| line.strip_prefix("tidemark_speed_events_total ")?.parse().ok());
+        if folded.unwrap_or(0) >= events {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 async fn until_caught_up(clicks: &Clickstream, views: &[std::sync::Arc<View>], store: &dyn ViewStore) {
