@@ -73,6 +73,9 @@ struct Parts {
     ends: KnownEnds,
     appender: Appender,
     readers: Readers,
+    /// Of the topic in which the log keeps what it knows of the others. Little comes there, so a fetch waits at the broker for as long as it
+    /// may: whoever begins to read by the same connection would wait as long.
+    specs_readers: Readers,
     admin: Admin,
     specs: tokio::sync::Mutex<Specs>,
     shifts: Shifts,
@@ -92,6 +95,7 @@ impl KafkaLog {
             ends: KnownEnds::default(),
             appender: Appender::new(&options, &listener)?,
             readers: Readers::new(Lanes::new(&options, &listener)),
+            specs_readers: Readers::new(Lanes::new(&options, &listener)),
             admin: Admin::default(),
             specs: tokio::sync::Mutex::default(),
             shifts: Shifts::default(),
@@ -111,8 +115,10 @@ fn serve(parts: &Weak<Parts>) {
     while let Some(parts) = parts.upgrade() {
         parts.cluster.serve();
         parts.readers.serve();
+        parts.specs_readers.serve();
         if looked.elapsed() >= LET_GO_EVERY {
             parts.readers.let_go();
+            parts.specs_readers.let_go();
             looked = Instant::now();
         }
         drop(parts);

@@ -256,7 +256,7 @@ impl Parts {
         }
         loop {
             let limit = ReadLimit::records(10_000);
-            let records = self.readers.read(&self.cluster, &self.ends, &place, specs.next, limit).await?;
+            let records = self.specs_readers.read(&self.cluster, &self.ends, &place, specs.next, limit).await?;
             let Some(last) = records.last() else { return Ok(specs.topics.clone()) };
             specs.next = last.offset + 1;
             for record in records {

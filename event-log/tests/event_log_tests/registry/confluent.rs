@@ -63,6 +63,8 @@ async fn what_an_operator_gets_wrong_is_told_in_one_line_naming_the_setting() {
     assert!(matches!(error, LogError::Invalid(_)), "{error:?}");
     gate.set(Mode::Says(200, "<html>hello</html>"));
     told(refusal(options(&gate.url)).await, &["registry.url", "not a schema registry's"]);
+    gate.set(Mode::SendsOn("https://127.0.0.1:1/schemas/types"));
+    told(refusal(options(&gate.url)).await, &["registry.url", &gate.url, "https: give that address"]);
     gate.set(Mode::Open);
 
     let missing = ConfluentOptions { ca_file: Some("/no/such/ca.pem".into()), ..options(&gate.url) };

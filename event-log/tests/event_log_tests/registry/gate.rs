@@ -20,6 +20,8 @@ pub enum Mode {
     Silent,
     /// Answers with this status and text.
     Says(u16, &'static str),
+    /// Sends whoever asks on to there.
+    SendsOn(&'static str),
 }
 
 #[derive(Default)]
@@ -126,6 +128,13 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, registry: String
         Mode::Shut => return,
         Mode::Silent => return std::future::pending().await,
         Mode::Says(status, text) => (status, text.to_owned()),
+        Mode::SendsOn(to) => {
+            let answer =
+                format!("HTTP/1.1 307 Elsewhere\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+            return;
+        }
         Mode::Open => {
             let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
             let request = client.request(method, format!("{registry}{target}")).body(bytes);
