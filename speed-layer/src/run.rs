@@ -124,7 +124,8 @@ impl Task {
         let mut last_write = Instant::now().checked_sub(shared.settings.flush_interval).unwrap_or_else(Instant::now);
         let mut looked_at_end: Option<Instant> = None;
         let mut log_end = 0;
-        let mut behind = false;
+        // How many records are still to be caught up with.
+        let mut left = 0;
         loop {
             if looked_at_end.is_none_or(|looked| looked.elapsed() >= LOOK_AT_END_EVERY) {
                 log_end = self.log_end().await?;
@@ -138,11 +139,11 @@ impl Task {
             };
             // After a failure, or when it is time to stop, what was folded before is written all the same: reading that fails now
             // and then must not keep a large micro-batch from ever being done.
-            let left = log_end.saturating_sub(batch.position);
+            let ahead = log_end.saturating_sub(batch.position);
             // Who is catching up does so to the end.
-            behind = left > if behind { 0 } else { shared.settings.read_records as u64 };
+            left = if left > 0 || ahead > shared.settings.read_records as u64 { ahead } else { 0 };
             let last_chance = !matches!(step, Step::Read(Ok(())));
-            if !batch.is_empty() && (last_chance || self.is_enough(&batch, if behind { left } else { 0 }, last_write)) {
+            if !batch.is_empty() && (last_chance || self.is_enough(&batch, left, last_write)) {
                 match self.write(&mut batch).await? {
                     Flushed::Written => self.until = None,
                     Flushed::Conflict => return Ok(Pause::StandAgain),
@@ -163,7 +164,7 @@ impl Task {
                 if self.drop_failed(&mut batch) {
                     return Ok(Pause::StandAgain);
                 }
-                if let Some(pause) = self.hand_over(&batch, behind) {
+                if let Some(pause) = self.hand_over(&batch, left > 0) {
                     return Ok(pause);
                 }
             }

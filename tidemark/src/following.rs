@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use event_log::EventLog;
 use event_log::kafka::Assigned;
+use speed_layer::SpeedSettings;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use view_store::ViewStore;
@@ -27,9 +28,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long a partition may stand still before somebody who was never told anything follows it. Whoever is there and
 /// has caught up writes every ten milliseconds.
 const FIRST_PATIENCE: Duration = Duration::from_millis(60);
-
-/// Whoever follows a partition with more records ahead than this writes every second or two: looking twice would tell nothing.
-const FAR: u64 = 8192;
 
 /// How long it may stand still before others do. Whoever is far behind writes every second or two.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -153,7 +151,9 @@ impl Looking {
                 self.still.remove(&partition);
                 continue;
             };
-            let patience = match (is_first, end - stands > FAR) {
+            // Whoever has more ahead writes every second or two: looking twice would tell nothing.
+            let is_far = end - stands > SpeedSettings::default().read_records as u64;
+            let patience = match (is_first, is_far) {
                 (true, true) => Duration::ZERO,
                 (true, false) => FIRST_PATIENCE,
                 (false, _) => PATIENCE,

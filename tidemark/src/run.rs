@@ -11,7 +11,7 @@
 
 use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use batch_layer::{BatchLayer, BatchTimer, PolledArchive, SealedUpTo};
@@ -22,7 +22,7 @@ use event_log::registry::SchemaRegistry;
 use event_log::tiered::TieredLog;
 use event_log::{Beginnings, EventLog, LogError, TopicSpec, import};
 use futures::FutureExt as _;
-use futures::future::{try_join, try_join_all};
+use futures::future::try_join_all;
 use serving_layer::{ArchiveStatus, Parts, RunningServer, ServeSettings, Server, SpeedStatus, StartError};
 use speed_layer::{Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +35,7 @@ use views::{Application, Offset, TopicPartition, View};
 use crate::application::Folder;
 use crate::backends::{Backends, Share, must_be_shared};
 use crate::command_line::print;
-use crate::elsewhere::{ArchiveElsewhere, SpeedElsewhere};
+use crate::elsewhere::{ArchiveElsewhere, SpeedElsewhere, furthest};
 use crate::failure::{Context as _, Failure, Result};
 use crate::following::Following;
 use crate::metrics;
@@ -178,7 +178,7 @@ impl Running {
         let deltas: Arc<dyn SpeedStatus> = match (&speed, role) {
             (Some(layer), Role::Everything) => Arc::new(Speed { layer: layer.clone(), log: watched }),
             (own, _) => {
-                let own = own.as_ref().map_or_else(std::sync::Weak::new, Arc::downgrade);
+                let own = own.as_ref().map_or_else(Weak::new, Arc::downgrade);
                 Arc::new(SpeedElsewhere::watch(&application, store.clone(), watched, own, role.waits_for_deltas()))
             }
         };
@@ -573,26 +573,23 @@ async fn refuse_lost_end(
     settings: &Settings,
 ) -> Result<()> {
     // Side by side: a store over a network answers all of it with one read or two.
-    let folded = |view: Arc<View>| async move {
+    let check = |view: Arc<View>| async move {
         let topic = &view.source.name;
         let partitions = log.bounds(topic).await.context("event log")?.len();
         let places =
             (0..u32::try_from(partitions).unwrap_or(u32::MAX)).map(|it| TopicPartition::new(topic.clone(), it));
         let places: Vec<TopicPartition> = places.collect();
-        let progress = try_join_all(places.iter().map(|place| store.progress(&view, place)));
-        let (published, progress) = try_join(store.published(), progress).await.context("view store")?;
-        let frontier = published.as_ref().and_then(|published| Some(published.of(&view)?.1));
+        let folded = furthest(std::slice::from_ref(&view), store, &places).await.context("view store")?;
         // Asked for afterwards: other processes append and fold all the while.
         let ends = log.bounds(topic).await.context("event log")?;
-        for ((place, progress), kept) in places.iter().zip(progress).zip(ends) {
-            let folded = progress.offset.max(frontier.and_then(|frontier| frontier.get(place)).unwrap_or(0));
-            if folded > kept.end {
+        for ((place, folded), kept) in places.iter().zip(folded).zip(ends) {
+            if let Some(folded) = folded.filter(|folded| *folded > kept.end) {
                 return Err(lost_end(settings, place, kept.end, &view.name, folded));
             }
         }
         Ok(())
     };
-    try_join_all(application.views.iter().cloned().map(folded)).await?;
+    try_join_all(application.views.iter().cloned().map(check)).await?;
     Ok(())
 }
 

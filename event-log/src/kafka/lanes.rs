@@ -72,15 +72,12 @@ impl Lanes {
     /// A lane with room that does not have the partition yet: the emptier one of the first pair that has such a lane.
     fn lane_for(&self, of: &TopicPartition) -> Result<Arc<Lane>> {
         let mut lanes = self.lanes.lock();
-        for pair in lanes.chunks_exact(2) {
-            if let Some(lane) = pair.iter().filter(|lane| lane.has_room(of)).min_by_key(|lane| lane.partitions()) {
+        for pair in lanes.chunks(2) {
+            let emptier = pair.iter().filter(|lane| lane.has_room(of)).min_by_key(|lane| lane.partitions());
+            // Beside a single one that holds something comes its second first.
+            if let Some(lane) = emptier.filter(|lane| pair.len() == 2 || lane.partitions() == 0) {
                 return Ok(lane.taken_by(of));
             }
-        }
-        // One whose pair is yet to come.
-        let single = lanes.chunks_exact(2).remainder().first();
-        if let Some(lane) = single.filter(|lane| lane.partitions() == 0) {
-            return Ok(lane.taken_by(of));
         }
         let lane = Arc::new(Lane::new(&self.options, &self.listener, lanes.len() / 2)?);
         lanes.push(lane.clone());

@@ -25,8 +25,6 @@ const AT_ONCE: usize = 256;
 pub(super) struct Queue {
     /// Those that were taken and not handed out, the next one last.
     taken: Vec<Message>,
-    /// Room for the next ones.
-    room: Box<[*mut rd_kafka_message_t; AT_ONCE]>,
     queue: Reference,
     /// Says when there is something. Keeps the consumer, so it goes after whatever is the consumer's.
     _says: PartitionQueue<Listener>,
@@ -53,12 +51,7 @@ impl Queue {
         let queue =
             unsafe { native::rd_kafka_queue_get_partition(consumer.client().native_ptr(), topic.as_ptr(), number) };
         let queue = Reference(NonNull::new(queue)?);
-        Some(Self {
-            taken: Vec::with_capacity(AT_ONCE),
-            room: Box::new([ptr::null_mut(); AT_ONCE]),
-            queue,
-            _says: says,
-        })
+        Some(Self { taken: Vec::with_capacity(AT_ONCE), queue, _says: says })
     }
 
     /// The next message, or error, if it is there.
@@ -75,10 +68,11 @@ impl Queue {
     }
 
     fn take(&mut self) {
+        let mut room = [ptr::null_mut(); AT_ONCE];
         // SAFETY: there is room for that many, and the queue is alive. Zero: it does not wait.
         let count =
-            unsafe { native::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), 0, self.room.as_mut_ptr(), AT_ONCE) };
-        let taken = self.room.iter().take(usize::try_from(count).unwrap_or(0));
+            unsafe { native::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), 0, room.as_mut_ptr(), AT_ONCE) };
+        let taken = room.iter().take(usize::try_from(count).unwrap_or(0));
         self.taken.extend(taken.rev().filter_map(|message| NonNull::new(*message)).map(Message));
     }
 }

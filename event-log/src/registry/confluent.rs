@@ -56,9 +56,9 @@ impl ConfluentRegistry {
     /// Within seconds, naming the setting: `Invalid` when the settings are wrong, no registry is at the address, or it does not
     /// let us in; `Unavailable` when nothing answers.
     pub async fn connect(options: ConfluentOptions) -> Result<Self> {
-        let made = tokio::task::spawn_blocking(move || Servers::new(&options).map(|servers| (servers, options)));
-        let (servers, options) = made.await.map_err(|error| LogError::unavailable("registry.url", error))??;
-        let servers = Arc::new(servers);
+        let settings = options.clone();
+        let made = tokio::task::spawn_blocking(move || Servers::new(&settings)).await;
+        let servers = Arc::new(made.map_err(|error| LogError::unavailable("registry.url", error))??);
         servers.greet().await?;
         let lookups = Lookups::new(servers.clone(), &options);
         Ok(Self { servers, lookups, registered: Mutex::default() })

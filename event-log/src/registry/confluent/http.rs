@@ -349,7 +349,7 @@ fn tls(options: &ConfluentOptions, is_plain: bool) -> Result<TlsConnector> {
             tls.add_root_certificate(certificate);
         }
     }
-    tls.build().map_err(|e| LogError::Invalid(format!("registry.ca_file: {e}")))
+    tls.build().map_err(|e| LogError::Invalid(format!("registry.url: {e}")))
 }
 
 /// Follows where it is sent, unless that is to where certificates are wanted.
