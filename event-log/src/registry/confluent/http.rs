@@ -4,12 +4,15 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use native_tls::{Certificate, TlsConnector};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Method, StatusCode, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, perform_sr_call};
 use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{RawError, RawRegisteredSchema, SrCall};
@@ -333,23 +336,29 @@ fn addresses(options: &ConfluentOptions) -> impl Iterator<Item = &str> {
     options.urls.split(',').map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// Which certificates are trusted: the system's, and those of the settings. Made once for all clients, because reading the system's takes
-/// a twentieth of a second; and left out where no address wants them.
-fn tls(options: &ConfluentOptions, is_plain: bool) -> Result<TlsConnector> {
-    let mut tls = TlsConnector::builder();
-    tls.disable_built_in_roots(is_plain);
+/// Which certificates are trusted: the system's, and those of the settings. The system's are left out where no address wants them.
+fn tls(options: &ConfluentOptions, is_plain: bool) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    if !is_plain {
+        let system = rustls_native_certs::load_native_certs();
+        let (_, unusable) = roots.add_parsable_certificates(system.certs);
+        tracing::debug!(trusted = roots.len(), unusable, errors = ?system.errors, "the system's certificates");
+    }
     if let Some(file) = &options.ca_file {
         let wrong = |reason: String| LogError::Invalid(format!("registry.ca_file: {}: {reason}", file.display()));
-        let pem = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
-        let found = Certificate::stack_from_pem(&pem).map_err(|e| wrong(e.to_string()))?;
-        if found.is_empty() {
+        let before = roots.len();
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(e.to_string()))? {
+            let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
+            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
+        }
+        if roots.len() == before {
             return Err(wrong("no certificate in it".to_owned()));
         }
-        for certificate in found {
-            tls.add_root_certificate(certificate);
-        }
     }
-    tls.build().map_err(|e| LogError::Invalid(format!("registry.url: {e}")))
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let tls = tls.with_safe_default_protocol_versions();
+    let tls = tls.map_err(|e| LogError::Invalid(format!("registry.url: {e}")))?;
+    Ok(tls.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Follows where it is sent, unless that is to where certificates are wanted.

@@ -8,7 +8,7 @@ use event_log::registry::{ConfluentOptions, ConfluentRegistry, SchemaRegistry as
 use serde_json::json;
 
 use super::gate::{Gate, Mode};
-use super::{connected, event, fresh, options, post, server, set_mode};
+use super::{connected, event, fresh, http, options, post, server, set_mode};
 
 const ID: &str = r#"{"name":"id","type":"int"}"#;
 
@@ -25,16 +25,18 @@ async fn refusal(options: ConfluentOptions) -> LogError {
     error
 }
 
+/// The error, which says all of this.
+fn told(error: LogError, expected: &[&str]) -> LogError {
+    for part in expected {
+        assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
+    }
+    error
+}
+
 #[tokio::test]
 async fn what_an_operator_gets_wrong_is_told_in_one_line_naming_the_setting() {
     let url = server().await;
     let gate = Gate::before(&url).await;
-    let told = |error: LogError, expected: &[&str]| {
-        for part in expected {
-            assert!(error.to_string().contains(part), "{part:?} is not in: {error}");
-        }
-        error
-    };
     for (wrong, reason) in [
         ("", "registry.url: no address"),
         ("127.0.0.1:8081", "registry.url: 127.0.0.1:8081: "),
@@ -71,6 +73,30 @@ async fn what_an_operator_gets_wrong_is_told_in_one_line_naming_the_setting() {
     told(refusal(missing).await, &["registry.ca_file", "/no/such/ca.pem"]);
     let both = ConfluentOptions { token: Some("hunter2".into()), user: Some("me".into()), ..options(&gate.url) };
     told(refusal(both).await, &["registry.token", "registry.user"]);
+}
+
+#[tokio::test]
+async fn a_registry_behind_tls_is_asked_when_its_certificate_is_trusted() {
+    let url = server().await;
+    let (gate, certificate) = Gate::with_tls(&url).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let trusting = ConfluentOptions { ca_file: file("ca.pem", &certificate), ..options(&gate.url) };
+    let registry = ConfluentRegistry::connect(trusting.clone()).await.expect("trusted");
+    registry.register(&fresh("tls"), &event(ID)).await.expect("registered");
+    assert!(gate.requests() > 1, "it was asked through the gate");
+
+    // Nobody vouches for it.
+    told(refusal(options(&gate.url)).await, &["registry.url", &gate.url, "certificate"]);
+    // Trusted, but it is somebody else's.
+    let elsewhere = ConfluentOptions { urls: gate.url.replace("localhost", "127.0.0.1"), ..trusting };
+    told(refusal(elsewhere).await, &["registry.url", "certificate", "not valid for name"]);
+    let nothing = ConfluentOptions { ca_file: file("none.pem", "no certificate\n"), ..options(&gate.url) };
+    told(refusal(nothing).await, &["registry.ca_file", "none.pem", "no certificate in it"]);
 }
 
 #[tokio::test]
@@ -210,7 +236,7 @@ async fn what_others_put_into_a_subject_counts_too() {
     let Err(LogError::Invalid(message)) = registry.register(&subject, &new).await else { panic!("not refused") };
     assert!(message.contains("version 2") && message.contains("id: string cannot be read as int"), "{message}");
     // The operator withdraws it.
-    let withdrawn = reqwest::Client::new().delete(format!("{url}/subjects/{subject}/versions/2")).send().await.unwrap();
+    let withdrawn = http().delete(format!("{url}/subjects/{subject}/versions/2")).send().await.unwrap();
     assert!(withdrawn.status().is_success());
     registry.register(&subject, &new).await.unwrap();
 

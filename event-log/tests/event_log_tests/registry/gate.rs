@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::http;
 
 /// What the gate does with requests.
 #[derive(Debug, Clone, Default)]
@@ -44,13 +48,38 @@ pub struct Gate {
 
 impl Gate {
     pub async fn before(registry: &str) -> Self {
+        Self::open(registry, None).await
+    }
+
+    /// One that speaks TLS, as `localhost` and with a certificate of its own, which is returned.
+    pub async fn with_tls(registry: &str) -> (Self, String) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let tls = tls.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let tls = tls.with_single_cert(vec![own.cert.der().clone()], key).unwrap();
+        (Self::open(registry, Some(TlsAcceptor::from(Arc::new(tls)))).await, own.cert.pem())
+    }
+
+    async fn open(registry: &str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let url = if tls.is_some() { format!("https://localhost:{port}") } else { format!("http://127.0.0.1:{port}") };
         let state = Arc::new(Mutex::new(State::default()));
-        let (shared, registry, client) = (state.clone(), registry.to_owned(), reqwest::Client::new());
+        let (shared, registry, client) = (state.clone(), registry.to_owned(), http());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, shared.clone(), registry.clone(), client.clone()));
+                let (shared, registry, client, tls) = (shared.clone(), registry.clone(), client.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, shared, registry, client).await,
+                        Some(tls) => {
+                            // Whoever does not trust it hangs up.
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            serve(stream, shared, registry, client).await;
+                        }
+                    }
+                });
             }
         });
         Self { url, state, task }
@@ -86,7 +115,12 @@ impl Drop for Gate {
 }
 
 /// Serves the one request of a connection.
-async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, registry: String, client: reqwest::Client) {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    state: Arc<Mutex<State>>,
+    registry: String,
+    client: reqwest::Client,
+) {
     let mut bytes = Vec::new();
     let head = loop {
         if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {

@@ -16,11 +16,17 @@ use serde_json::{Value, json};
 pub async fn server() -> String {
     let url = std::env::var("TIDEMARK_TEST_REGISTRY");
     let url = url.unwrap_or_else(|_| "http://127.0.0.1:18081/apis/ccompat/v7".to_owned());
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-    let answer = client.get(format!("{url}/schemas/types")).send().await;
+    let answer = http().get(format!("{url}/schemas/types")).send().await;
     let there = answer.is_ok_and(|answer| answer.status().is_success());
     assert!(there, "no schema registry at {url}: ./dev up starts it");
     url
+}
+
+/// A client of the tests' own.
+pub fn http() -> reqwest::Client {
+    // Whoever comes first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap()
 }
 
 /// Options with which a test does not wait long for what will not come.
@@ -39,8 +45,7 @@ pub fn fresh(name: &str) -> String {
 
 /// Posts a schema past our client, as another producer would. Returns its id.
 pub async fn post(url: &str, subject: &str, body: Value) -> u32 {
-    let answer =
-        reqwest::Client::new().post(format!("{url}/subjects/{subject}/versions")).json(&body).send().await.unwrap();
+    let answer = http().post(format!("{url}/subjects/{subject}/versions")).json(&body).send().await.unwrap();
     let status = answer.status();
     let text = answer.text().await.unwrap();
     assert!(status.is_success(), "{subject}: {status} {text}");
@@ -49,7 +54,7 @@ pub async fn post(url: &str, subject: &str, body: Value) -> u32 {
 
 /// Sets the registry's own rule for a subject.
 pub async fn set_mode(url: &str, subject: &str, mode: &str) {
-    let request = reqwest::Client::new().put(format!("{url}/config/{subject}")).json(&json!({"compatibility": mode}));
+    let request = http().put(format!("{url}/config/{subject}")).json(&json!({"compatibility": mode}));
     assert!(request.send().await.unwrap().status().is_success());
 }
 

@@ -15,6 +15,8 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::signer::Signer;
 
+use crate::registry::http;
+
 /// All tests share it, each with a prefix of its own.
 pub const BUCKET: &str = "tidemark-test-event-log";
 const USER: &str = "tidemark";
@@ -31,8 +33,7 @@ pub async fn server() -> String {
 pub async fn make_bucket(endpoint: &str, bucket: &str) -> bool {
     let url =
         client(endpoint, bucket).signed_url("PUT".parse().unwrap(), &Path::default(), Duration::from_secs(60)).await;
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-    let answer = http.put(url.unwrap().as_str().trim_end_matches('/')).send().await;
+    let answer = http().put(url.unwrap().as_str().trim_end_matches('/')).send().await;
     // 409: it was there.
     answer.is_ok_and(|answer| answer.status().is_success() || answer.status().as_u16() == 409)
 }
