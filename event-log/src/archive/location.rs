@@ -100,10 +100,8 @@ async fn open_bucket(rest: &str, options: &LocationOptions) -> Result<Archive> {
     let bucket = Bucket::new(name, options)?;
     let prefix = Path::parse(prefix).map_err(|e| bucket.invalid(format_args!("the prefix {prefix:?}: {e}")))?;
 
-    // A server that does not answer is asked again while it is in use, but not at first.
-    let impatient = bucket.client(RetryConfig { max_retries: 1, retry_timeout: GREETING, ..retries() })?;
-    bucket.greet(&impatient, &prefix).await?;
-    let objects = bucket.client(retries())?;
+    let objects = bucket.client()?;
+    bucket.greet(&objects, &prefix).await?;
     let trials = bucket.try_conditions(&objects, &prefix);
     let copies = tokio::time::timeout(TRIALS, trials).await.map_err(|_| bucket.silent(TRIALS))??;
 
@@ -179,8 +177,8 @@ impl<'a> Bucket<'a> {
         Ok(Self { name, builder, place, has_credentials })
     }
 
-    fn client(&self, retries: RetryConfig) -> Result<AmazonS3> {
-        let built = self.builder.clone().with_retry(retries).build();
+    fn client(&self) -> Result<AmazonS3> {
+        let built = self.builder.clone().with_retry(retries()).build();
         built.map_err(|error| self.invalid(format_args!("{}; see the AWS_… variables", innermost(&error))))
     }
 
