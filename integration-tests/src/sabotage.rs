@@ -21,7 +21,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use view_store::store::{Origin, StateRows};
-use view_store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
+use view_store::{Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 use views::{Offset, Published, SegmentId, TopicPartition, View};
 
 use crate::parts::{Clock, EmbeddedParts, Parts, Ports, Truth};
@@ -282,12 +282,12 @@ impl ViewStore for BrokenStore {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> view_store::error::Result<Priors> {
-        self.store.deltas(view, segment, marker, groups, at).await
+        self.store.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, mut write: DeltaWrite) -> view_store::error::Result<WriteOutcome> {

@@ -15,9 +15,9 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use view_store::error::Result;
 use view_store::{
-    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+    Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
 };
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Published, TopicPartition, View};
 
 /// A view store that can be cut off (from then on every call fails, as all calls of a process do that was killed), and that can
 /// make who writes deltas sleep: he has decided what to write, and writes it when he wakes, however late that is.
@@ -69,12 +69,12 @@ impl ViewStore for Severable {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> Result<Priors> {
-        self.through()?.deltas(view, segment, marker, groups, at).await
+        self.through()?.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {

@@ -24,7 +24,7 @@ use arrow::compute::{filter_record_batch, not};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use view_store::{DeltaWrite, Priors, Progress, StoreError, ViewDeltas, WriteOutcome};
-use views::{Offset, Segment, SegmentId, View, ViewError};
+use views::{Offset, Segment, View, ViewError};
 
 use crate::error::{Result, SpeedError};
 use crate::layer::Partition;
@@ -129,8 +129,9 @@ async fn deltas(
         }
         // How far these states reach: a cut ends what a segment can hold.
         let through = cuts.iter().copied().filter(|cut| *cut > segment.start).fold(to.offset, Offset::min);
-        let id = SegmentId { partition: partition.place.clone(), start: segment.start };
-        let priors = partition.shared.store.deltas(&view.view, &id, segment.marker, &states, view.from).await;
+        let at = Progress { offset: view.from, segment };
+        let beside = partition.shared.beginners.beside(&view.view, &partition.place);
+        let priors = partition.shared.store.deltas(&view.view, &partition.place, at, &states, &beside).await;
         let Priors { states: priors, through: reached } = priors.map_err(NoDeltas::from)?;
         let past = reached.iter().copied().filter(|reached| *reached > view.from && *reached < through).min();
         if let Some(end) = past {

@@ -33,6 +33,7 @@ use crate::micro_batch::panic_message;
 use crate::rejected::RejectedSink;
 use crate::run::Task;
 use crate::settings::SpeedSettings;
+use crate::stand::Beginners;
 use crate::status::{Counters, Failure, PartitionStatus, add};
 
 /// A running speed layer. Dropping it tells its tasks to stop without waiting for them.
@@ -110,6 +111,7 @@ pub(crate) struct Shared {
     pub runtime: Handle,
     /// Where seen event ids are kept, when some source has them.
     pub seen: Option<Database>,
+    pub beginners: Beginners,
     tasks: AtomicUsize,
 }
 
@@ -160,6 +162,7 @@ impl SpeedLayer {
             stop: stopped,
             runtime: Handle::current(),
             seen,
+            beginners: Beginners::default(),
             tasks: AtomicUsize::new(0),
         });
         let partitions = Arc::<Partitions>::default();

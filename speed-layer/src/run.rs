@@ -30,7 +30,7 @@ use crate::flush::{Flushed, flush};
 use crate::layer::{Alive, Partition, Stop};
 use crate::micro_batch::MicroBatch;
 use crate::rejected::RejectedEvent;
-use crate::stand::{Standing, stand};
+use crate::stand::{Beginner, Standing, stand};
 use crate::status::add;
 
 /// How often to ask the log for its end.
@@ -114,6 +114,7 @@ impl Task {
         let Some(mut batch) = MicroBatch::begin(&standings, &reader.columns)? else {
             return Ok(self.without_views().await);
         };
+        let mut begins = Some(Beginner::new(&partition, &standings));
         let mut stop = self.stop.clone();
         self.until = self.until.filter(|until| *until > batch.position);
         tokio::select! {
@@ -145,7 +146,10 @@ impl Task {
             let last_chance = !matches!(step, Step::Read(Ok(())));
             if !batch.is_empty() && (last_chance || self.is_enough(&batch, left, last_write)) {
                 match self.write(&mut batch).await? {
-                    Flushed::Written => self.until = None,
+                    Flushed::Written => {
+                        self.until = None;
+                        drop(begins.take());
+                    }
                     Flushed::Conflict => return Ok(Pause::StandAgain),
                     Flushed::Ahead(end) => {
                         self.until = Some(end);

@@ -386,8 +386,8 @@ async fn deltas_are_found_by_segment_and_group(store: Store) {
     written(&store, write(&urls, 0, 20, cut, &segments)).await;
     let groups = states(&urls, &[row("a", 0), row("b", 0), row("c", 0)]);
     let found = async |number, start, marker| {
-        let segment = SegmentId { partition: partition(number), start };
-        let found = store.deltas(&urls, &segment, marker, &groups, 20).await.expect("deltas");
+        let at = Progress { offset: 20, segment: segment(start, marker) };
+        let found = store.deltas(&urls, &partition(number), at, &groups, &[]).await.expect("deltas");
         (rows(&urls, &found.states), found.through)
     };
     // A cut ends what a segment's states can hold.
@@ -398,8 +398,8 @@ async fn deltas_are_found_by_segment_and_group(store: Store) {
     }
     let many: Vec<Row> = (0..500).map(|number| row(&format!("u{number:03}"), number)).collect();
     written(&store, write(&urls, 20, 900, cut, &[(cut, &many)])).await;
-    let segment = SegmentId { partition: partition(0), start: 11 };
-    let found = store.deltas(&urls, &segment, 1, &states(&urls, &many), 900).await.expect("deltas");
+    let at = Progress { offset: 900, segment: cut };
+    let found = store.deltas(&urls, &partition(0), at, &states(&urls, &many), &[]).await.expect("deltas");
     assert_eq!(rows(&urls, &found.states), many);
     assert!(found.through.iter().all(|through| *through == 900));
 }

@@ -25,12 +25,14 @@ mod boundary;
 mod chunks;
 mod connect;
 mod deltas;
+mod gather;
 mod generation;
 mod kept;
 pub mod layout;
 mod moment;
 mod options;
 mod pointer;
+mod priors;
 mod publish;
 mod range;
 mod read;
@@ -52,15 +54,16 @@ use scylla::response::query_result::QueryRowsResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Semaphore;
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Published, TopicPartition, View};
 
 pub use options::{CqlOptions, consistency};
 pub use scylla::statement::Consistency;
 
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
+use crate::store::{Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 use base::Base;
 use boundary::Boundaries;
+use gather::Waiting;
 use kept::KeptParts;
 use sessions::Sessions;
 use view_table::ViewTable;
@@ -82,12 +85,16 @@ struct Inner {
     making: tokio::sync::Mutex<Vec<(Arc<View>, Arc<str>)>>,
     /// The states written last.
     written: Mutex<Written>,
+    /// Held by who reads states that others will want too.
+    reading_beside: tokio::sync::Mutex<()>,
     /// What was read last.
     kept: KeptParts,
     /// The furthest position that a read of everything has returned, by table.
     whole: Mutex<HashMap<Arc<str>, views::Position>>,
     /// What was retired last, by table: the pointer's version.
     retired: Mutex<HashMap<Arc<str>, i64>>,
+    /// Deltas that wait for that.
+    waiting: Waiting,
     /// How many requests may be under way.
     permits: Semaphore,
 }
@@ -118,9 +125,11 @@ impl CqlStore {
             tables: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             written,
+            reading_beside: tokio::sync::Mutex::default(),
             kept,
             whole: Mutex::default(),
             retired: Mutex::default(),
+            waiting: Waiting::default(),
             permits,
         })))
     }
@@ -156,12 +165,12 @@ impl ViewStore for CqlStore {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> Result<Priors> {
-        self.0.deltas(view, segment, marker, groups, at).await
+        self.0.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {

@@ -14,10 +14,10 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Published, TopicPartition, View};
 
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
+use crate::store::{Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, ViewRead, ViewStore, WriteOutcome};
 
 /// How often what goes wrong, each from 0 to 1.
 #[derive(Debug, Clone, Copy)]
@@ -143,13 +143,13 @@ impl ViewStore for FaultyStore {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> Result<Priors> {
         self.before("deltas").await?;
-        self.inner.deltas(view, segment, marker, groups, at).await
+        self.inner.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {

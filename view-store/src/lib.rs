@@ -17,6 +17,6 @@ pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
 pub use faults::{FaultRates, FaultyStore};
 pub use store::{
-    DeltaWrite, KeyRange, Origin, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
+    Beside, DeltaWrite, KeyRange, Origin, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
     WriteOutcome,
 };

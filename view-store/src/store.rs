@@ -57,6 +57,15 @@ pub struct Priors {
     pub through: Vec<Offset>,
 }
 
+/// Where a view stands in some other partition of its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beside {
+    /// The partition's number.
+    pub partition: u32,
+    /// Where the view stands there.
+    pub at: Progress,
+}
+
 /// What writing deltas comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOutcome {
@@ -162,18 +171,21 @@ pub trait ViewStore: Send + Sync + 'static {
     /// view *stands at* the further of the two, and may be continued from there.
     async fn progress(&self, view: &Arc<View>, partition: &TopicPartition) -> Result<Progress>;
 
-    /// The states written so far for some groups of a segment.
+    /// The states written so far for some groups of the segment that is open `at` where the caller takes the view to stand.
     ///
-    /// `groups`: a batch whose first columns are the view's group columns. `at`: where the caller takes the view to stand. A state
-    /// whose `through` is at or before `at` is the group's as of `at`; one that reaches past it holds records that the caller has
-    /// not folded yet, and was written by an owner that got further.
+    /// `groups`: a batch whose first columns are the view's group columns. A state whose `through` is at or before `at` is the group's
+    /// as of `at`; one that reaches past it holds records that the caller has not folded yet, and was written by an owner that
+    /// got further.
+    ///
+    /// `beside`: where the view stands in other partitions whose states of much the same groups are wanted soon. A backend that has
+    /// them side by side may read them along.
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> Result<Priors>;
 
     /// Writes deltas and moves the progress, in one step.

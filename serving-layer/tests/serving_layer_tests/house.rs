@@ -20,11 +20,11 @@ use serving_layer::{
 use tempfile::TempDir;
 use tokio::sync::watch;
 use view_store::{
-    DeltaWrite, EmbeddedStore, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead, ViewStore,
-    WriteOutcome,
+    Beside, DeltaWrite, EmbeddedStore, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewDeltas, ViewRead,
+    ViewStore, WriteOutcome,
 };
 use views::stored::StateCodec;
-use views::{Application, ApplicationFile, Fold, Offset, Offsets, Published, Segment, SegmentId, TopicPartition, View};
+use views::{Application, ApplicationFile, Fold, Offset, Offsets, Published, Segment, TopicPartition, View};
 
 use crate::http::{Reply, send};
 
@@ -223,8 +223,8 @@ impl House {
                 if fresh.num_rows() == 0 {
                     continue;
                 }
-                let id = SegmentId { partition: partition.clone(), start: segment.start };
-                let before = self.store.deltas(view, &id, segment.marker, &fresh, from.offset).await.expect("deltas");
+                let at = Progress { offset: from.offset, segment: *segment };
+                let before = self.store.deltas(view, partition, at, &fresh, &[]).await.expect("deltas");
                 fold.merge(&before.states).expect("merge");
                 fold.merge(&fresh).expect("merge");
                 segments.push((*segment, fold.take_states().expect("states")));
@@ -317,12 +317,12 @@ impl ViewStore for SmallChunks {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &arrow::record_batch::RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> view_store::error::Result<Priors> {
-        self.0.deltas(view, segment, marker, groups, at).await
+        self.0.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> view_store::error::Result<WriteOutcome> {

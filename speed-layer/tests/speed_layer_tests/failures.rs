@@ -13,9 +13,9 @@ use rand::Rng;
 use speed_layer::{OnlyCounted, Owned, SpeedLayer, SpeedParts, SpeedSettings};
 use tokio::sync::watch;
 use view_store::{
-    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+    Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
 };
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Offset, Published, TopicPartition, View};
 
 use crate::memory_store::MemoryStore;
 use crate::world::{Topic, World, quick};
@@ -87,12 +87,12 @@ impl ViewStore for Held {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        at: Offset,
+        beside: &[Beside],
     ) -> Result<Priors, StoreError> {
-        self.store.deltas(view, segment, marker, groups, at).await
+        self.store.deltas(view, partition, at, groups, beside).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome, StoreError> {

@@ -10,9 +10,9 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use view_store::{
-    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
+    Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StoreError, ViewRead, ViewStore, WriteOutcome,
 };
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Offset, Published, TopicPartition, View};
 
 use crate::memory_log::Dice;
 
@@ -153,14 +153,14 @@ impl ViewStore for MemoryStore {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         of: &RecordBatch,
-        _at: Offset,
+        _beside: &[Beside],
     ) -> Result<Priors, StoreError> {
         self.failing("deltas")?;
         let inside = self.inside.lock();
-        let place = (view.name.clone(), segment.partition.clone(), segment.start, marker);
+        let place = (view.name.clone(), partition.clone(), at.segment.start, at.segment.marker);
         let rows = inside.deltas.get(&place);
         let found = groups(view, of).into_iter().filter_map(|group| rows?.get(&group).cloned());
         let (through, found): (Vec<Offset>, Vec<RecordBatch>) = found.unzip();

@@ -1,28 +1,27 @@
-//! Deltas: reading the states to continue from, and writing them.
+//! Writing deltas, and the progress after them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
-use futures::future::try_join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 use scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlValue, MaybeUnset};
-use views::{Offset, Segment, SegmentId, View};
+use views::{Offset, View};
 
+use super::gather::CqlPartition;
 use super::layout::group_columns;
 use super::view_table::ViewTable;
-use super::written::{Followed, Prior};
-use super::{Inner, failed, signed, unreadable, unsigned};
+use super::written::Followed;
+use super::{Inner, failed, signed};
 use crate::delta_write;
 use crate::embedded::bytes;
 use crate::error::{Result, StoreError};
-use crate::store::{DeltaWrite, Priors, ViewDeltas, WriteOutcome};
+use crate::store::{DeltaWrite, ViewDeltas, WriteOutcome};
 
 /// One batch has at most about this many bytes, and this many rows.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_ROWS: usize = 4096;
+pub const BATCH_BYTES: usize = 1 << 20;
+pub const BATCH_ROWS: usize = 4096;
 
 /// A bound value; not every column of every row has one.
 pub type Cell = MaybeUnset<CqlValue>;
@@ -40,7 +39,7 @@ pub fn bigint(number: i64) -> Cell {
 /// The rows of one write of one view, by CQL partition.
 #[derive(Default)]
 struct Rows {
-    partitions: HashMap<(Vec<u8>, i64), Vec<Insert>>,
+    partitions: HashMap<CqlPartition, Vec<Insert>>,
 }
 
 /// What a view's write leaves in the cache.
@@ -51,94 +50,6 @@ struct Touched {
 }
 
 impl Inner {
-    /// See [`crate::ViewStore::deltas`].
-    pub async fn deltas(
-        &self,
-        view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
-        groups: &RecordBatch,
-        at: Offset,
-    ) -> Result<Priors> {
-        let mut boundary = match self.boundaries.last() {
-            Some(last) => last,
-            None => self.fresh_boundary().await?,
-        };
-        if boundary.known.table(view).is_none() {
-            boundary = self.fresh_boundary().await?;
-        }
-        let Some(table) = boundary.known.table(view) else {
-            return Err(StoreError::unavailable(
-                format!("reading deltas of view `{}`", view.name),
-                format!("it is not at {at} but at the start: it was let go of"),
-            ));
-        };
-        let table = self.view_table(view, table).await?;
-        let wanted = table.codec.encode_groups(groups)?;
-        let open = Segment { start: segment.start, marker };
-        let partition = segment.partition.partition;
-        let rows = 0..wanted.len();
-        let known =
-            self.written.lock().priors(&table.name, partition, open, at, rows.clone().map(|row| wanted.group(row)));
-        let missing: Vec<usize> = rows.filter(|row| known[*row] == Prior::Unknown).collect();
-        let read = self.read_priors(&table, segment, marker, groups, &wanted, &missing).await?;
-        let mut found: Vec<(usize, Offset, Vec<u8>)> = read;
-        for (row, prior) in known.into_iter().enumerate() {
-            if let Prior::State(through, state) = prior {
-                found.push((row, through, state.into_vec()));
-            }
-        }
-        found.sort_by_key(|(row, _, _)| *row);
-        let states = table.codec.decode(found.iter().map(|(row, _, state)| (wanted.group(*row), state.as_slice())))?;
-        Ok(Priors { states, through: found.into_iter().map(|(_, through, _)| through).collect() })
-    }
-
-    async fn read_priors(
-        &self,
-        table: &ViewTable,
-        segment: &SegmentId,
-        marker: u64,
-        groups: &RecordBatch,
-        wanted: &views::stored::EncodedStates,
-        missing: &[usize],
-    ) -> Result<Vec<(usize, Offset, Vec<u8>)>> {
-        if missing.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (keys, _) = group_columns(&table.view, groups.columns());
-        let keys = table.layout.keys(keys, groups.num_rows())?;
-        let buckets = table.layout.buckets(groups.columns(), groups.num_rows())?;
-        let partition = segment.partition.partition;
-        let (log_partition, start, marker) = (log_partition(partition)?, signed(segment.start)?, signed(marker)?);
-        let reads = missing.iter().map(|row| {
-            let (row, group) = (*row, wanted.group(*row));
-            let mut values = keys[row].clone();
-            values.push(CqlValue::BigInt(buckets[row]));
-            values.push(CqlValue::Blob(group.to_vec()));
-            values.extend([CqlValue::BigInt(0), CqlValue::Int(log_partition), CqlValue::BigInt(start)]);
-            async move {
-                let context = format!("reading deltas of view `{}`", table.view.name);
-                let _permit = self.permit().await?;
-                let rows = self.rows(&context, &table.select_one, values).await?;
-                let found = rows.maybe_first_row::<(Option<i64>, Option<i64>, Option<&[u8]>)>();
-                match found.map_err(|error| unreadable(&context, error))? {
-                    Some((Some(of), Some(through), Some(sealed))) if of == marker => {
-                        let through = unsigned(&context, through)?;
-                        let key = bytes::delta_key(group, partition, segment.start)?;
-                        let body = bytes::open(&key, sealed).map_err(|error| damaged(&table.view, group, &error))?;
-                        let (reaches, state) = bytes::split_delta(&body)?;
-                        if reaches != through {
-                            return Err(damaged(&table.view, group, "it reaches elsewhere than it says"));
-                        }
-                        Ok(Some((row, through, body[state].to_vec())))
-                    }
-                    _ => Ok(None),
-                }
-            }
-        });
-        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
-    }
-
     /// See [`crate::ViewStore::write_deltas`].
     pub async fn write_deltas(&self, write: &DeltaWrite) -> Result<WriteOutcome> {
         delta_write::check(write)?;
@@ -180,9 +91,10 @@ impl Inner {
             touched.push(of_open);
             self.register_buckets(table, rows.partitions.keys().map(|(_, bucket)| *bucket)).await?;
             let context: Arc<str> = format!("writing deltas of view `{}`", deltas.view.name).into();
-            for rows in rows.partitions.into_values() {
+            for (of, rows) in rows.partitions {
                 for (piece, pieces) in pieces(rows) {
-                    writes.push(self.insert(context.clone(), &table.insert_delta, with_pieces(piece, pieces, table)));
+                    let rows = with_pieces(piece, pieces, table);
+                    writes.push(self.insert_deltas(context.clone(), table, of.clone(), rows));
                 }
             }
         }
@@ -235,19 +147,24 @@ impl Inner {
     }
 
     /// Writes rows of one CQL partition, at once.
-    pub async fn insert(&self, context: Arc<str>, statement: &PreparedStatement, mut rows: Vec<Insert>) -> Result<()> {
+    pub async fn insert(&self, context: Arc<str>, statement: &PreparedStatement, rows: Vec<Insert>) -> Result<()> {
         let _permit = self.permit().await?;
+        self.send(&context, statement, rows).await
+    }
+
+    /// The same, when it may be done now.
+    pub async fn send(&self, context: &str, statement: &PreparedStatement, mut rows: Vec<Insert>) -> Result<()> {
         if rows.len() == 1
             && let Some(row) = rows.pop()
         {
-            return self.execute(&context, statement, row.values).await;
+            return self.execute(context, statement, row.values).await;
         }
         let mut batch = Batch::new_with_statements(BatchType::Unlogged, vec![statement.clone().into(); rows.len()]);
         batch.set_is_idempotent(true);
         batch.set_consistency(self.options.write_consistency);
         let values: Vec<Vec<Cell>> = rows.into_iter().map(|row| row.values).collect();
         let done = self.sessions.shared().batch(&batch, values).await;
-        done.map(drop).map_err(|error| failed(&*context, error))
+        done.map(drop).map_err(|error| failed(context, error))
     }
 
     pub async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {

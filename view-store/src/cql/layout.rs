@@ -67,8 +67,8 @@ pub struct Statements {
     pub insert_batch: String,
     /// A slice of one CQL partition.
     pub select: String,
-    /// One delta.
-    pub select_one: String,
+    /// Deltas of one group, in some segments of some partitions.
+    pub select_deltas: String,
     /// Every row in a range of tokens.
     pub scan: String,
     /// The primary key of every row in a range of tokens.
@@ -201,7 +201,10 @@ impl Layout {
             select: format!(
                 "SELECT {row}, through, pieces, state FROM {full} WHERE {here} AND \"group\" >= ? AND \"group\" < ?"
             ),
-            select_one: format!("SELECT marker, through, state FROM {full} WHERE {one}"),
+            select_deltas: format!(
+                "SELECT log_partition, segment, marker, through, state FROM {full} WHERE {here} AND \"group\" = ? AND generation = ? AND \
+                 (log_partition, segment) IN ?"
+            ),
             scan: format!("SELECT {row}, through, pieces, state FROM {full} WHERE {within}"),
             scan_keys: format!("SELECT {keys}bucket, {row} FROM {full} WHERE {within}"),
             delete: format!("DELETE FROM {full} USING TIMESTAMP ? WHERE {one}"),

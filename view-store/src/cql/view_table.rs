@@ -32,7 +32,7 @@ pub struct ViewTable {
     pub insert_delta: PreparedStatement,
     pub insert_batch: PreparedStatement,
     pub select: PreparedStatement,
-    pub select_one: PreparedStatement,
+    pub select_deltas: PreparedStatement,
     pub scan: PreparedStatement,
     pub scan_keys: PreparedStatement,
     pub delete: PreparedStatement,
@@ -60,13 +60,13 @@ impl Inner {
             texts.insert_delta,
             texts.insert_batch,
             texts.select,
-            texts.select_one,
+            texts.select_deltas,
             texts.scan,
             texts.scan_keys,
             texts.delete,
         ];
         let prepared = try_join_all(texts.map(|text| prepare(self.sessions.shared(), &self.options, text))).await?;
-        let Ok([insert_delta, insert_batch, mut select, select_one, mut scan, scan_keys, delete]) =
+        let Ok([insert_delta, insert_batch, mut select, select_deltas, mut scan, scan_keys, delete]) =
             <[PreparedStatement; 7]>::try_from(prepared)
         else {
             return Err(crate::StoreError::Invalid("a statement was not prepared".to_owned()));
@@ -86,7 +86,7 @@ impl Inner {
             insert_delta,
             insert_batch,
             select,
-            select_one,
+            select_deltas,
             scan,
             scan_keys,
             delete,

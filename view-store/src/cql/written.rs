@@ -5,12 +5,15 @@
 //! meanwhile does not matter: a state is a pure function of its segment and the offset it reaches.
 //!
 //! Where the cache has followed a segment from its start without leaving anything out, a group that is missing has no state yet: that
-//! needs no read either.
+//! needs no read either. Of a segment that was open before, it learns what a read for another partition brought along
+//! ([`super::priors`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use views::{Offset, Segment};
+
+use crate::store::Progress;
 
 /// A table and a partition.
 type Place = (Arc<str>, u32);
@@ -29,7 +32,8 @@ pub struct Followed {
     segment: Segment,
     /// Whether a group that is not here has no state.
     complete: bool,
-    states: HashMap<Box<[u8]>, (Offset, Box<[u8]>)>,
+    /// `None`: the group has none yet.
+    states: HashMap<Box<[u8]>, Option<(Offset, Box<[u8]>)>>,
     size: usize,
 }
 
@@ -47,6 +51,10 @@ pub enum Prior {
 /// What a group takes beside its bytes, about.
 const OVERHEAD: usize = 64;
 
+fn size_of(group: &[u8], state: Option<&(Offset, Box<[u8]>)>) -> usize {
+    group.len() + state.map_or(0, |(_, state)| state.len()) + OVERHEAD
+}
+
 impl Followed {
     /// A segment of which nothing is known, or that began after `from`, where the view stands.
     pub fn new(segment: Segment, from: Offset) -> Self {
@@ -55,9 +63,13 @@ impl Followed {
 
     /// Puts a state in that was written.
     pub fn put(&mut self, group: &[u8], through: Offset, state: &[u8]) {
-        self.size += group.len() + state.len() + OVERHEAD;
-        if let Some((_, before)) = self.states.insert(group.into(), (through, state.into())) {
-            self.size -= group.len() + before.len() + OVERHEAD;
+        self.know(group, Some((through, state.into())));
+    }
+
+    fn know(&mut self, group: &[u8], state: Option<(Offset, Box<[u8]>)>) {
+        self.size += size_of(group, state.as_ref());
+        if let Some(before) = self.states.insert(group.into(), state) {
+            self.size -= size_of(group, before.as_ref());
         }
     }
 
@@ -71,10 +83,10 @@ impl Followed {
     fn halve(&mut self) {
         let mut keep = false;
         let mut size = 0;
-        self.states.retain(|group, (_, state)| {
+        self.states.retain(|group, state| {
             keep = !keep;
             if keep {
-                size += group.len() + state.len() + OVERHEAD;
+                size += size_of(group, state.as_ref());
             }
             keep
         });
@@ -89,26 +101,56 @@ impl Written {
         Self { limit, size: 0, followed: HashMap::new() }
     }
 
-    /// What is known of groups' states over `segment` for a view that stands at `at`.
+    /// What is known of groups' states over the segment that is open `at` where the view stands.
     pub fn priors<'g>(
         &self,
         table: &Arc<str>,
         partition: u32,
-        segment: Segment,
-        at: Offset,
+        at: Progress,
         groups: impl Iterator<Item = &'g [u8]>,
     ) -> Vec<Prior> {
-        let followed = self.followed.get(&(table.clone(), partition));
-        let followed = followed.filter(|followed| followed.at == at && followed.segment == segment);
+        let followed = self.followed(table, partition, at);
         let prior = |group: &[u8]| match followed {
             None => Prior::Unknown,
             Some(followed) => match followed.states.get(group) {
-                Some((through, state)) => Prior::State(*through, state.clone()),
+                Some(Some((through, state))) => Prior::State(*through, state.clone()),
+                Some(None) => Prior::None,
                 None if followed.complete => Prior::None,
                 None => Prior::Unknown,
             },
         };
         groups.map(prior).collect()
+    }
+
+    /// Whether nothing is known of a group's state there.
+    pub fn lacks(&self, table: &Arc<str>, partition: u32, at: Progress, group: &[u8]) -> bool {
+        self.followed(table, partition, at)
+            .is_none_or(|followed| !followed.complete && !followed.states.contains_key(group))
+    }
+
+    /// Puts in what a read found of groups' states over the segment that is open `at` where the view stands, none reaching past it.
+    /// Nothing is learnt of a place before one that is known.
+    pub fn learn<'g>(
+        &mut self,
+        table: &Arc<str>,
+        partition: u32,
+        at: Progress,
+        states: impl Iterator<Item = (&'g [u8], Option<&'g (Offset, Vec<u8>)>)>,
+    ) {
+        let known = self.followed.get(&(table.clone(), partition));
+        if known.is_some_and(|known| known.at > at.offset) {
+            return;
+        }
+        let mut followed = self.take(table, partition, at.segment, at.offset);
+        for (group, state) in states {
+            followed.know(group, state.map(|(through, state)| (*through, state.as_slice().into())));
+        }
+        self.put_back(table, partition, followed);
+    }
+
+    fn followed(&self, table: &Arc<str>, partition: u32, at: Progress) -> Option<&Followed> {
+        let followed = self.followed.get(&(table.clone(), partition))?;
+        (followed.at == at.offset && followed.segment == at.segment).then_some(followed)
     }
 
     /// Takes out what is there of a partition, for a write from `from` that ends in `segment`. What is not put back is forgotten: a

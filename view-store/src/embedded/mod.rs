@@ -53,11 +53,11 @@ use futures::stream::{self, BoxStream};
 use parking_lot::{Mutex, RwLock};
 use views::stored::StateCodec;
 use views::view::Fingerprint;
-use views::{Offset, Published, SegmentId, TopicPartition, View};
+use views::{Published, Segment, TopicPartition, View};
 
 use crate::error::{Result, StoreError};
 use crate::store::{
-    DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewRead, ViewStore, WriteOutcome,
+    Beside, DeltaWrite, KeyRange, Priors, Progress, PublishOutcome, StateRows, ViewRead, ViewStore, WriteOutcome,
 };
 use moment::{DeltaSpace, GenerationSpace, Moment, ViewMoment};
 use records::{Pointer, Record, ViewId, WrittenRecord};
@@ -307,16 +307,16 @@ impl ViewStore for EmbeddedStore {
     async fn deltas(
         &self,
         view: &Arc<View>,
-        segment: &SegmentId,
-        marker: u64,
+        partition: &TopicPartition,
+        at: Progress,
         groups: &RecordBatch,
-        _at: Offset,
+        _beside: &[Beside],
     ) -> Result<Priors> {
         if groups.num_rows() <= INLINE_GROUPS {
-            return self.0.deltas(view, segment, marker, groups);
+            return self.0.deltas(view, partition, at.segment, groups);
         }
-        let (view, segment, groups) = (view.clone(), segment.clone(), groups.clone());
-        self.blocking(move |inner| inner.deltas(&view, &segment, marker, &groups)).await
+        let (view, partition, groups) = (view.clone(), partition.clone(), groups.clone());
+        self.blocking(move |inner| inner.deltas(&view, &partition, at.segment, &groups)).await
     }
 
     async fn write_deltas(&self, write: DeltaWrite) -> Result<WriteOutcome> {
@@ -389,18 +389,18 @@ impl Inner {
         Ok(codec)
     }
 
-    fn deltas(&self, view: &View, segment: &SegmentId, marker: u64, groups: &RecordBatch) -> Result<Priors> {
+    fn deltas(&self, view: &View, of: &TopicPartition, segment: Segment, groups: &RecordBatch) -> Result<Priors> {
         let codec = self.codec(view)?;
         let moment = self.moment();
-        let state = moment.view(view).filter(|state| state.record.topic == segment.partition.topic);
-        let Some(deltas) = state.and_then(|state| state.deltas(marker)) else {
+        let state = moment.view(view).filter(|state| state.record.topic == of.topic);
+        let Some(deltas) = state.and_then(|state| state.deltas(segment.marker)) else {
             return Ok(Priors { states: codec.decode(std::iter::empty())?, through: Vec::new() });
         };
         let wanted = codec.encode_groups(groups)?;
         let mut found: Vec<(usize, Vec<u8>)> = Vec::with_capacity(wanted.len());
         let mut through = Vec::with_capacity(wanted.len());
         for row in 0..wanted.len() {
-            let key = bytes::delta_key(wanted.group(row), segment.partition.partition, segment.start)?;
+            let key = bytes::delta_key(wanted.group(row), of.partition, segment.start)?;
             let value = moment.snapshot.get(&deltas.keyspace, &key);
             if let Some(value) = value.map_err(|error| failed("reading deltas", error))? {
                 let mut body = bytes::open(&key, &value)?.into_owned();

@@ -1,7 +1,9 @@
 //! The CQL store keeps the port's promises, on a real server.
 
 mod errors;
+mod gather;
 mod histories;
+mod priors;
 mod server;
 mod sides;
 mod tables;

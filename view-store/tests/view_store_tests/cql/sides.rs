@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use view_store::store::{DeltaWrite, KeyRange, Progress, PublishOutcome, ViewDeltas, ViewStore, WriteOutcome};
 use view_store::{CqlOptions, CqlStore, StoreError};
-use views::{Position, Published, Segment, SegmentId, View};
+use views::{Position, Published, Segment, View};
 
 use super::server::Keyspace;
 use super::world::{self, Counts, Turn, partition};
@@ -89,8 +89,8 @@ async fn a_store_that_has_lost_writes_is_taken_at_its_word() {
     let progress = writer.progress(&view, &partition(0)).await.expect("progress");
     assert_eq!(progress.offset, 10, "where to go on");
     // Nothing of u1 is remembered.
-    let id = SegmentId { partition: partition(0), start: 0 };
-    let priors = writer.deltas(&view, &id, 0, &world::states(&view, &counted("u1", 0)), 10).await.expect("priors");
+    let groups = world::states(&view, &counted("u1", 0));
+    let priors = writer.deltas(&view, &partition(0), progress, &groups, &[]).await.expect("priors");
     assert!(priors.through.is_empty(), "{priors:?}");
     let again: Counts = counted("u0", 15).into_iter().chain(counted("u1", 5)).collect();
     assert_eq!(writer.write_deltas(write(&view, 10, 20, &again)).await.expect("a write"), WriteOutcome::Written);
@@ -210,7 +210,6 @@ async fn a_write_that_breaks_off_does_no_harm() {
     let store = CqlStore::connect(options.clone()).await.expect("a store");
     let view = world::view("minutes");
     let all = |count: i64| -> Counts { (0..200).map(|url| ((format!("u{url:03}"), url % 2 * 9000), count)).collect() };
-    let id = SegmentId { partition: partition(0), start: 0 };
     assert_eq!(store.write_deltas(write(&view, 0, 10, &all(10))).await.expect("a write"), WriteOutcome::Written);
     let (mut from, mut broken, mut pause) = (10, 0, Duration::from_millis(2));
     println!("waiting for three writes that break off in the middle");
@@ -225,7 +224,8 @@ async fn a_write_that_breaks_off_does_no_harm() {
         }
         // Nothing of the writer's is left but what it wrote.
         let other = CqlStore::connect(options.clone()).await.expect("a store");
-        let priors = other.deltas(&view, &id, 0, &world::states(&view, &all(0)), from).await;
+        let stands = Progress { offset: from, segment: Segment::FIRST };
+        let priors = other.deltas(&view, &partition(0), stands, &world::states(&view, &all(0)), &[]).await;
         let past = priors.expect("priors").through.iter().filter(|through| **through == to).count();
         if past == 0 || past == 200 {
             pause += Duration::from_millis(1);

@@ -12,11 +12,12 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt, stream};
-use view_store::store::{DeltaWrite, KeyRange, Progress, PublishOutcome, ViewDeltas, ViewStore, WriteOutcome};
+use view_store::store::{Beside, DeltaWrite, KeyRange, Progress, PublishOutcome, ViewDeltas, ViewStore, WriteOutcome};
 use view_store::{CqlStore, StoreError};
-use views::{Application, ApplicationFile, Offset, Position, Published, Segment, SegmentId, TopicPartition, View};
+use views::{Application, ApplicationFile, Offset, Position, Published, Segment, TopicPartition, View};
 
 pub const SEGMENT: u64 = 40;
+const PARTITIONS: u32 = 4;
 const MINUTE: i64 = 60_000_000;
 
 /// Url and minute of a group.
@@ -177,8 +178,13 @@ pub async fn turn(
     for (segment, mut touched) in segments {
         if segment.start < from {
             let through = to.offset.min(segment.start + SEGMENT);
-            let id = SegmentId { partition: place.clone(), start: segment.start };
-            let priors = store.deltas(view, &id, segment.marker, &states(view, &touched), from).await?;
+            let at = Progress { offset: from, segment };
+            // Others stand where they stand, and may want these groups next.
+            let mut beside = Vec::new();
+            for other in (0..PARTITIONS).filter(|other| *other != number) {
+                beside.push(Beside { partition: other, at: store.progress(view, &partition(other)).await? });
+            }
+            let priors = store.deltas(view, &place, at, &states(view, &touched), &beside).await?;
             for ((group, count), reached) in counted(&priors.states).into_iter().zip(priors.through) {
                 if reached >= through {
                     touched.remove(&group);
