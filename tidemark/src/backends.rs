@@ -169,7 +169,10 @@ pub fn must_be_shared(settings: &Settings, role: &str) -> Result {
 
 async fn open_log(settings: &Settings) -> Result<(Arc<dyn Beginnings>, Option<Arc<KafkaLog>>)> {
     if settings.log.kind == LogKind::Kafka {
-        let kafka = Arc::new(KafkaLog::connect(kafka_options(settings)?).await.context("event log")?);
+        // As a task: what the other parts compute while they are opened does not keep it waiting.
+        let connected = tokio::spawn(KafkaLog::connect(kafka_options(settings)?)).await;
+        let kafka = Arc::new(connected.context("event log")?.context("event log")?);
+        tracing::debug!("connected to Kafka");
         let prefix = &settings.log.topic_prefix;
         let log: Arc<dyn Beginnings> = match prefix.as_str() {
             "" => kafka.clone(),
@@ -221,6 +224,7 @@ pub(crate) async fn open_registry(settings: &Settings) -> Result<Arc<dyn SchemaR
         ..ConfluentOptions::new(url)
     };
     let registry = Arc::new(ConfluentRegistry::connect(options).await.context("schema registry")?);
+    tracing::debug!("connected to the schema registry");
     let strategy = match subjects {
         Subjects::TopicName => SubjectNameStrategy::TopicName,
         Subjects::RecordName => SubjectNameStrategy::RecordName,
@@ -239,7 +243,9 @@ pub(crate) async fn open_archive(settings: &Settings) -> Result<Archive> {
     // Later ones go before earlier ones.
     let own = texts("archive.s3", &settings.archive.s3)?;
     options.variables.extend(own.into_iter().map(|(name, value)| (format!("AWS_{}", name.to_uppercase()), value)));
-    archive::open(url, &options).await.context("archive")
+    let archive = archive::open(url, &options).await.context("archive")?;
+    tracing::debug!("the archive is open");
+    Ok(archive)
 }
 
 fn cql_options(settings: &Settings) -> Result<CqlOptions> {
@@ -276,6 +282,7 @@ async fn open_view_store(settings: &Settings) -> Result<(Arc<dyn ViewStore>, Opt
         }
         StoreKind::Cql => {
             let store = CqlStore::connect(cql_options(settings)?).await.context("view store")?;
+            tracing::debug!("connected to the view store");
             (Arc::new(store.clone()), None, Some(store))
         }
     })

@@ -111,6 +111,7 @@ impl Running {
             create_topics(parts.log.as_ref(), parts.registry.as_ref(), &application, &settings).await
         })
         .await?;
+        tracing::debug!("topics and schemas are there");
         let Backends { log: local, kafka, registry, archive, store, embedded_store: embedded, cql_store, .. } =
             backends;
         let watched = Arc::new(WatchedLog::new(Arc::new(TieredLog::new(local.clone(), archive.clone()))));
@@ -539,11 +540,22 @@ async fn create_topics(
             partitions: source.partitions.max(u32::try_from(there).unwrap_or(0)),
             segment_records: source.segment_records,
         };
-        log.create_topic(&topic).await.context(format!("{place}: topic {}", source.name))?;
         let dead_letters = dead_letter::topic_of(&source.name);
-        log.create_topic(&dead_letters).await.context(format!("{place}: topic {}", dead_letters.name))?;
         let subject = format!("{}-value", source.name);
-        registry.register(&subject, &source.avro).await.context(format!("{place}: schema of {}", source.name))?;
+        let create =
+            async |topic: &TopicSpec| log.create_topic(topic).await.context(format!("{place}: topic {}", topic.name));
+        let register = async {
+            let registered = registry.register(&subject, &source.avro).await;
+            registered.map(drop).context(format!("{place}: schema of {}", source.name))
+        };
+        if there > 0 {
+            // All of it is there most likely, and somebody may be waiting for a process that was started again.
+            tokio::try_join!(create(&topic), create(&dead_letters), register)?;
+        } else {
+            create(&topic).await?;
+            create(&dead_letters).await?;
+            register.await?;
+        }
         topics.push(topic);
     }
     Ok(topics)

@@ -69,6 +69,26 @@ impl Lanes {
         Ok(Cursor::new(taken, queue, filled, at, end, one_of))
     }
 
+    /// Connects the first lanes before there is something to read: somebody will, and then need not wait for it. Blocks.
+    pub fn warm(&self, topic: &str) {
+        let first = {
+            let mut lanes = self.lanes.lock();
+            while lanes.len() < 2 {
+                match Lane::new(&self.options, &self.listener, 0) {
+                    Ok(lane) => lanes.push(Arc::new(lane)),
+                    // Whoever reads is told.
+                    Err(_) => return,
+                }
+            }
+            lanes.clone()
+        };
+        for lane in first {
+            if let Err(error) = lane.consumer.fetch_metadata(Some(topic), LOOK) {
+                tracing::debug!(topic, %error, "connecting before there is something to read");
+            }
+        }
+    }
+
     /// A lane with room that does not have the partition yet: the emptier one of the first pair that has such a lane.
     fn lane_for(&self, of: &TopicPartition) -> Result<Arc<Lane>> {
         let mut lanes = self.lanes.lock();

@@ -47,12 +47,16 @@ pub struct Membership {
 
 impl Membership {
     /// Joins a group in the log's cluster whose members share the partitions of these topics. Returns at once: partitions come by and by,
-    /// also those that are added later. Topics that do not exist yet count once they do.
+    /// also those that are added later. Topics that do not exist yet count once they do. Call it within a Tokio runtime.
     ///
     /// # Errors
     ///
     /// `Invalid` for settings that cannot be. Brokers that are away are no reason not to join.
     pub fn join(log: &KafkaLog, group: &str, topics: &[String]) -> Result<Self> {
+        // Whoever shares partitions reads them.
+        if let Some(topic) = topics.first() {
+            log.parts.readers.warm(topic);
+        }
         let (assigned, receiver) = watch::channel(Assigned::default());
         let member = Member { listener: Listener::default(), assigned };
         let config = log.parts.options.config(Role::Member(group));

@@ -128,8 +128,9 @@ impl KafkaOptions {
         let mut set = |name: &str, value: &dyn fmt::Display| _ = config.set(name, value.to_string());
         set("bootstrap.servers", &self.brokers);
         set("client.id", &"tidemark");
-        // Back soon after a broker was restarted.
-        set("reconnect.backoff.ms", &50);
+        // Back soon after a broker was restarted. Half of it is also how long a new client waits when the address that it was given turns
+        // out to be a broker's own: it begins again with that broker.
+        set("reconnect.backoff.ms", &20);
         set("reconnect.backoff.max.ms", &1000);
         set("socket.keepalive.enable", &true);
         set("socket.nagle.disable", &true);

@@ -74,6 +74,12 @@ impl Readers {
         Self { lanes: Arc::new(lanes), shelves: Mutex::default() }
     }
 
+    /// Connects before there is something to read. Returns at once.
+    pub fn warm(&self, topic: &str) {
+        let (lanes, topic) = (self.lanes.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || lanes.warm(&topic));
+    }
+
     /// Serves what librdkafka has to say.
     pub fn serve(&self) {
         self.lanes.serve();

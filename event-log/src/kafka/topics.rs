@@ -115,11 +115,15 @@ impl Parts {
             return Err(LogError::Invalid(format!("topic name {:?}: it is kept for Kafka and Tidemark", wanted.name)));
         }
         let found = self.cluster.topic(&wanted.name).await?;
-        if let Some(now) = &found {
-            self.check_settings(now).await?;
-        }
         // First what may be refused, so that a refused change changes nothing.
-        let known = self.read_specs().await?.get(&wanted.name).map(SpecRecord::segment_records);
+        let allowed = async {
+            match &found {
+                Some(now) => self.check_settings(now).await,
+                None => Ok(()),
+            }
+        };
+        let ((), specs) = tokio::try_join!(allowed, self.read_specs())?;
+        let known = specs.get(&wanted.name).map(SpecRecord::segment_records);
         if let Some(now) = &found {
             let segment_records = known.unwrap_or(wanted.segment_records);
             now.spec(segment_records).check_growth(wanted)?;
