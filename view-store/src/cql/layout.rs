@@ -201,9 +201,9 @@ impl Layout {
             select: format!(
                 "SELECT {row}, through, pieces, state FROM {full} WHERE {here} AND \"group\" >= ? AND \"group\" < ?"
             ),
+            // All of them in the tuple: ScyllaDB takes no other relation on clustering columns beside one.
             select_deltas: format!(
-                "SELECT log_partition, segment, marker, through, state FROM {full} WHERE {here} AND \"group\" = ? AND generation = ? AND \
-                 (log_partition, segment) IN ?"
+                "SELECT log_partition, segment, marker, through, state FROM {full} WHERE {here} AND ({row}) IN ?"
             ),
             scan: format!("SELECT {row}, through, pieces, state FROM {full} WHERE {within}"),
             scan_keys: format!("SELECT {keys}bucket, {row} FROM {full} WHERE {within}"),

@@ -147,11 +147,17 @@ impl Inner {
         let context = format!("reading deltas of view `{}`", table.view.name);
         let group = groups.group(row);
         let mut values = keys[row].clone();
-        values.extend([CqlValue::BigInt(buckets[row]), CqlValue::Blob(group.to_vec()), CqlValue::BigInt(0)]);
+        values.push(CqlValue::BigInt(buckets[row]));
         let mut tuples = Vec::with_capacity(places.len());
         for of in &places {
             let (partition, start) = (log_partition(of.partition)?, signed(of.at.segment.start)?);
-            tuples.push(CqlValue::Tuple(vec![Some(CqlValue::Int(partition)), Some(CqlValue::BigInt(start))]));
+            let one = [
+                CqlValue::Blob(group.to_vec()),
+                CqlValue::BigInt(0),
+                CqlValue::Int(partition),
+                CqlValue::BigInt(start),
+            ];
+            tuples.push(CqlValue::Tuple(one.into_iter().map(Some).collect()));
         }
         values.push(CqlValue::List(tuples));
         let _permit = self.permit().await?;
