@@ -18,6 +18,7 @@ use view_store::{
 use views::{Offset, Published, TopicPartition, View};
 
 use crate::memory_store::MemoryStore;
+use crate::oracle::Event;
 use crate::world::{Topic, World, quick};
 
 #[tokio::test]
@@ -140,6 +141,41 @@ async fn a_stale_owner_that_wakes_up_writes_nothing() {
         assert_eq!(world.deltas(&world.view("totals"), &TopicPartition::new("clicks", 0)), before);
         world.check();
     }
+}
+
+/// So that a store can read what all of them go on from at once. It is told the truth: see the memory store.
+#[tokio::test]
+async fn tasks_that_begin_tell_each_other_where_they_stand() {
+    let world = World::new(7, Topic { partitions: 3, segment_records: 10_000, window: None }).await;
+    let append_to_all = async |world: &World| {
+        for partition in world.partitions() {
+            world.append(&partition, (0..50).map(|n| Event::new("ann", n).record()).collect()).await;
+        }
+    };
+    append_to_all(&world).await;
+    let layer = world.start(world.sound_views(), quick());
+    world.settle_all().await;
+    layer.shutdown().await;
+    let told = world.store.told();
+    append_to_all(&world).await;
+    let held =
+        Arc::new(Held { store: world.store.clone(), open: watch::channel(false).0, waiting: watch::channel(0).0 });
+    let layer = world.start_on(held.clone(), world.sound_views(), quick(), Arc::new(OnlyCounted), "next");
+    println!("waiting for three tasks that are about to write");
+    held.waiting.subscribe().wait_for(|waiting| *waiting == 3).await.expect("writes that wait");
+    // The last that began has heard of both others, for each view.
+    assert!(world.store.told() >= told + 2 * world.sound_views().len(), "{} and {told}", world.store.told());
+    held.open.send_replace(true);
+    world.settle_all().await;
+    append_to_all(&world).await;
+    world.settle_all().await;
+    // Whoever has written twice has done with beginning.
+    let told = world.store.told();
+    append_to_all(&world).await;
+    world.settle_all().await;
+    assert_eq!(world.store.told(), told);
+    layer.shutdown().await;
+    world.check();
 }
 
 #[tokio::test]

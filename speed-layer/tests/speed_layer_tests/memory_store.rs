@@ -27,6 +27,8 @@ struct Inside {
     deltas: BTreeMap<Place, BTreeMap<OwnedRow, (Offset, RecordBatch)>>,
     /// How many states each write held.
     writes: Vec<usize>,
+    /// How often it was told where a view stands in another partition.
+    told: usize,
 }
 
 /// A view store in memory.
@@ -61,6 +63,11 @@ impl MemoryStore {
     /// How many states each write held, in the order of the writes.
     pub fn writes(&self) -> Vec<usize> {
         self.inside.lock().writes.clone()
+    }
+
+    /// How often it was told where a view stands in another partition.
+    pub fn told(&self) -> usize {
+        self.inside.lock().told
     }
 
     /// A view's progress, as written.
@@ -156,10 +163,16 @@ impl ViewStore for MemoryStore {
         partition: &TopicPartition,
         at: Progress,
         of: &RecordBatch,
-        _beside: &[Beside],
+        beside: &[Beside],
     ) -> Result<Priors, StoreError> {
         self.failing("deltas")?;
-        let inside = self.inside.lock();
+        let mut inside = self.inside.lock();
+        for other in beside {
+            let place = TopicPartition::new(partition.topic.clone(), other.partition);
+            assert_ne!(place, *partition, "a partition beside itself");
+            assert!(other.at.offset <= Self::stands_at(&inside, view, &place), "{place} was never at {:?}", other.at);
+        }
+        inside.told += beside.len();
         let place = (view.name.clone(), partition.clone(), at.segment.start, at.segment.marker);
         let rows = inside.deltas.get(&place);
         let found = groups(view, of).into_iter().filter_map(|group| rows?.get(&group).cloned());
