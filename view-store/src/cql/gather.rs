@@ -26,7 +26,7 @@ pub struct Waiting(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    /// In the order in which they came. A place that has been written meanwhile may still be here.
+    /// Those that have something gathered, in the order in which they came.
     order: VecDeque<Place>,
     gathered: HashMap<Place, Gathered>,
 }
@@ -85,7 +85,11 @@ impl Waiting {
 impl Gathered {
     async fn send(self, inner: &Inner, context: &str) {
         let outcome = inner.send(context, &self.table.insert_delta, self.rows).await;
-        let outcome = outcome.map_err(|error| error.to_string().into());
+        // Each writer says for himself what was being done.
+        let outcome = outcome.map_err(|error| match error {
+            StoreError::Unavailable { source, .. } => source.to_string().into(),
+            other => other.to_string().into(),
+        });
         for writer in self.writers {
             // Who has gone away meanwhile does not want to know.
             let _ = writer.send(outcome.clone());
@@ -103,20 +107,28 @@ impl Inner {
         rows: Vec<Insert>,
     ) -> Result<()> {
         let (writer, mut told) = oneshot::channel();
-        let mut full = self.waiting.add(table, partition, rows, writer);
+        if let Some(full) = self.waiting.add(table, partition, rows, writer) {
+            // In nobody else's hands any more: it goes whether or not his own is done meanwhile.
+            let _permit = self.permit().await?;
+            full.send(self, &context).await;
+        }
         // Whoever waits sends: not his own, but what has waited longest. He goes on until his own is done, because another who owes a
         // turn may go away.
         let outcome = loop {
-            let permit = tokio::select! {
+            let _permit = tokio::select! {
                 biased;
-                outcome = &mut told => break outcome,
+                outcome = &mut told => break Some(outcome),
                 permit = self.permit() => permit?,
             };
-            let Some(next) = full.take().or_else(|| self.waiting.next()) else {
-                drop(permit);
-                break told.await;
-            };
-            next.send(self, &context).await;
+            match self.waiting.next() {
+                Some(next) => next.send(self, &context).await,
+                None => break None,
+            }
+        };
+        // With nothing left to send, somebody has his own in hand; the turn is given back before he waits for that.
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => told.await,
         };
         match outcome {
             Ok(outcome) => outcome.map_err(|error| StoreError::unavailable(&*context, &*error)),
